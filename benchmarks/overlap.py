@@ -15,7 +15,7 @@ from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
-from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps
+from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
 from distcnn.spans import ALLREDUCE
 from distcnn.training.consistency import params_sha256
 from distcnn.training.setup import prepare_run
@@ -39,7 +39,8 @@ def main() -> None:
     rows: dict[str, list[StepTimes]] = {overlap: [] for overlap in runs}
     for _ in range(args.turns + 1):
         for overlap, steps in steppers.items():
-            rows[overlap].append(mean(measure_steps(steps.take, STEPS_A_TURN, communicator)))
+            times = measure_steps(steps.take, STEPS_A_TURN, communicator)
+            rows[overlap].append(mean_of_middle_half(times, communicator)[0])
     if communicator.rank:
         return
     config = runs["on"].config

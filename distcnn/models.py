@@ -10,7 +10,7 @@ import numpy as np
 from distcnn import nn
 from distcnn.architecture import describe, parse
 from distcnn.errors import ArgumentError, InputError
-from distcnn.fault_tolerance.error_origin import described, mistake_in
+from distcnn.fault_tolerance.failure import described, mistake_in
 from distcnn.nn import Sequential
 from distcnn.registry import USAGE, find, name_of
 from distcnn.system.wording import counted
@@ -22,10 +22,7 @@ Model = Callable[[Shape, int], Sequential]
 
 
 def lenet(input_shape: Shape, classes: int) -> Sequential:
-    """Two 5x5 convolutions (20, 50 channels), each with ReLU and 2x2 max pooling, 500 units.
-
-    1x28x28 to 10: 431,080 parameters.
-    """
+    """Two 5x5 convolutions (20, 50 channels) with max pooling and ReLU, 500 units."""
     return Sequential(
         [
             *(nn.Conv2d(20, 5), nn.MaxPool2d(2), nn.ReLU()),
@@ -39,7 +36,7 @@ def lenet5(input_shape: Shape, classes: int) -> Sequential:
     """The sizes of LeNet-5 (LeCun et al. 1998): 6 and 16 channels, 120, 84; tanh, average pooling.
 
     28x28 images are padded to its 32x32. Simpler than 1998: every map of C3 sees all of S2's,
-    pooling has no coefficients. 1x28x28 to 10: 61,706 parameters.
+    pooling has no coefficients.
     """
     conv = partial(nn.Conv2d, weight_initialiser=nn.glorot_uniform)
     dense = partial(nn.Dense, weight_initialiser=nn.glorot_uniform)
@@ -53,10 +50,7 @@ def lenet5(input_shape: Shape, classes: int) -> Sequential:
 
 
 def wide(input_shape: Shape, classes: int) -> Sequential:
-    """Two 3x3 convolutions (32, 64 channels) with ReLU, 2x2 max pooling, 128 units.
-
-    1x28x28 to 10: 1,199,882 parameters.
-    """
+    """Two 3x3 convolutions (32, 64 channels) with ReLU, one max pooling, 128 units."""
     return Sequential(
         [
             *(nn.Conv2d(32, 3), nn.ReLU(), nn.Conv2d(64, 3), nn.MaxPool2d(2), nn.ReLU()),
@@ -66,16 +60,13 @@ def wide(input_shape: Shape, classes: int) -> Sequential:
 
 
 def tutorial(input_shape: Shape, classes: int) -> Sequential:
-    """The smallest CNN: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense.
-
-    1x28x28 to 10: 13,610 parameters.
-    """
+    """The smallest CNN: one 3x3 convolution (8 channels) with max pooling and ReLU."""
     layers = [nn.Conv2d(8, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Dense(classes)]
     return Sequential(layers)
 
 
 def mlp(input_shape: Shape, classes: int) -> Sequential:
-    """No convolution: 300 and 100 units with ReLU. 1x28x28 to 10: 266,610 parameters."""
+    """No convolution: 300 and 100 units with ReLU."""
     hidden = [nn.Dense(300), nn.ReLU(), nn.Dense(100), nn.ReLU()]
     return Sequential([nn.Flatten(), *hidden, nn.Dense(classes)])
 
@@ -84,10 +75,7 @@ MODELS: dict[str, Model] = {model.__name__: model for model in (lenet, lenet5, w
 
 
 def find_model(model: Sequential | Model | str) -> Model:
-    """``model`` as a function that makes it.
-
-    Text is the name of a model, or a network that is written out (``distcnn.architecture``).
-    """
+    """A network, or its name, or its text (see ``architecture``), as a function that makes it."""
     if isinstance(model, str) and model.startswith("Sequential("):
         model = parse(model)
     if isinstance(model, Sequential):

@@ -41,10 +41,18 @@ class Network:
     Several threads may use one. The number of BLAS threads is left as it is; with the run's, the
     outputs are those of the run's own tests, bit for bit.
 
-    Attributes:
+    Usually ``load`` makes it.
+
+    Args:
         model: the layers.
-        class_names: in the order of the outputs.
+        weights: each parameter by name, in PyTorch's shape.
         image_shape: (channels, height, width) of the images it takes.
+        mean, std: per channel: the network's inputs are (pixel / 255 - mean) / std.
+        class_names: in the order of the outputs.
+        microbatch_size: images computed at a time.
+
+    Raises:
+        InputError: the weights are not those of the model.
     """
 
     def __init__(
@@ -58,19 +66,6 @@ class Network:
         class_names: Sequence[str],
         microbatch_size: int = 16,
     ) -> None:
-        """Usually ``load`` calls it.
-
-        Args:
-            model: the layers.
-            weights: each parameter by name, in PyTorch's shape.
-            image_shape: (channels, height, width).
-            mean, std: per channel: the network's inputs are (pixel / 255 - mean) / std.
-            class_names: in the order of the outputs.
-            microbatch_size: images computed at a time.
-
-        Raises:
-            InputError: the weights are not those of the model.
-        """
         self.model, self.image_shape, self.class_names = model, image_shape, tuple(class_names)
         parameters = model.allocate(image_shape)
         named = parameters.named()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.error_origin import described, mistake_in
+from distcnn.fault_tolerance.failure import described, mistake_in
 from distcnn.nn import LOSSES
 from distcnn.nn.losses import Loss
 from distcnn.optim import OPTIMIZERS, SCHEDULES, Optimizer, OwnSchedule, Schedule
@@ -48,12 +48,11 @@ def find(what: str, name: str, known: Mapping[str, Any]) -> Any:
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # importing runs the module
-        mistake = mistake_in(error)
-        remedy = "give package.module:name, importable from the current folder"
-        raise InputError(
-            f"{what} {name!r} cannot be imported ({mistake or error}):"
-            f" {'correct that' if mistake else remedy}"
-        ) from error
+        mistake, remedy = mistake_in(error), "correct that"
+        if not mistake:
+            remedy = "give package.module:name, importable from the current folder"
+        text = f"{what} {name!r} cannot be imported ({mistake or error}): {remedy}"
+        raise InputError(text) from error
     if not callable(found):
         raise InputError(f"{what} {name!r} is not a function or class: {USAGE[what]}")
     return found
@@ -117,19 +116,18 @@ def _arguments(item: Any, without: dict[str, Any]) -> str:
     """The arguments that make the dataclass ``item``, in brackets; empty where all are default."""
     if not dataclasses.is_dataclass(item):
         return ""
-    given = {
-        field.name: getattr(item, field.name)
-        for field in dataclasses.fields(item)
-        if field.init and field.name not in without and getattr(item, field.name) != field.default
-    }
-    for name, value in given.items():
+    written = []
+    for field in dataclasses.fields(item):
+        value = getattr(item, field.name)
+        if not field.init or field.name in without or value == field.default:
+            continue
         if not isinstance(value, bool | int | float | str):
             raise InputError(
-                f"{type(item).__name__}: {name} is {value!r}: a run can only record numbers and"
-                " texts; make it one"
+                f"{type(item).__name__}: {field.name} is {value!r}: a run can only record numbers"
+                " and texts; make it one"
             )
-    written = ", ".join(f"{name}={value!r}" for name, value in given.items())
-    return f"({written})" if written else ""
+        written.append(f"{field.name}={value!r}")
+    return f"({', '.join(written)})" if written else ""
 
 
 def _made(what: str, name: str, maker: Callable[..., Any], plain: dict[str, Any]) -> Any:

@@ -1,8 +1,4 @@
-"""Draw runs: ``python -m distcnn.report RUN_DIR [RUN_DIR ...]`` writes a PNG of training loss, test
-accuracy and speed over the steps.
-
-``python -m distcnn.report --trace FILE.json`` draws two steps of a trace.
-"""
+"""Draw runs: ``python -m distcnn.report RUN_DIR [RUN_DIR ...]``, or a trace: ``--trace FILE``."""
 
 from __future__ import annotations
 

@@ -104,27 +104,17 @@ class Span:
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.labels.items())])
 
     def __enter__(self) -> None:
-        for listener in _heard[self.name]:
-            listener.begin(self)
+        for listener, names in _listeners:
+            if names is None or self.name in names:
+                listener.begin(self)
 
     def __exit__(self, *error: object) -> None:
-        for listener in reversed(_heard[self.name]):
-            listener.end(self)
+        for listener, names in reversed(_listeners):
+            if names is None or self.name in names:
+                listener.end(self)
 
 
-class _Heard(dict[str, tuple[Listener, ...]]):
-    """The listeners to spans of a name; computed when the first of that name is entered."""
-
-    def __init__(self, listeners: tuple[tuple[Listener, Container[str] | None], ...] = ()) -> None:
-        super().__init__()
-        self.listeners = listeners
-
-    def __missing__(self, name: str) -> tuple[Listener, ...]:
-        self[name] = tuple(one for one, names in self.listeners if names is None or name in names)
-        return self[name]
-
-
-_heard = _Heard()
+_listeners: tuple[tuple[Listener, Container[str] | None], ...] = ()
 _PROGRESS = Span(PROGRESS)
 
 
@@ -137,9 +127,9 @@ def touch() -> None:
 @contextmanager
 def listening(listener: Listener, names: Container[str] | None = None) -> Iterator[None]:
     """Call ``listener`` for the spans inside this context, for those of some ``names`` or all."""
-    global _heard
-    _heard = _Heard((*_heard.listeners, (listener, names)))
+    global _listeners
+    _listeners = (*_listeners, (listener, names))
     try:
         yield
     finally:
-        _heard = _Heard(tuple(entry for entry in _heard.listeners if entry[0] is not listener))
+        _listeners = tuple(entry for entry in _listeners if entry[0] is not listener)

@@ -140,19 +140,17 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
         f"update   {config.optimizer}, learning rate {config.learning_rate:g},"
         f" {config.schedule}{cycle}, seed {config.seed}",
     ]
-    if config.target_accuracy:
+    if target := config.target_accuracy:
         defaults = " ".join(f"{as_flag(name)} {value}" for name, value in TARGET_DEFAULTS.items())
-        target = f"test accuracy {config.target_accuracy:g}"
-        lines.append(f"target   {target}; the defaults with it: {defaults}")
+        lines.append(f"target   test accuracy {target:g}; the defaults with it: {defaults}")
     lines.append(
         f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}),"
         f" {counted(blas_threads(), 'BLAS thread')} each ({blas_description()})"
     )
     if point:
         steps, ranks = counted(run.schedule.total_steps, "step"), counted(state.world_size, "rank")
-        lines.append(
-            f"resumed  {point.directory}, after {state.step} of {steps}, started on {ranks}"
-        )
+        where = f"{point.directory}, after {state.step} of {steps}"
+        lines.append(f"resumed  {where}, started on {ranks}")
     return [*lines, f"results  {path}"]
 
 

@@ -228,11 +228,10 @@ def _tree(text: str) -> str | None:
 
 
 def _first_difference(before: str, now: str) -> str:
-    lines = before.splitlines(), now.splitlines()
-    end = len(lines[0]), (None, None)  # the ends of lines alone differ
-    pairs = enumerate(zip_longest(*lines))
-    number, texts = next((found for found in pairs if found[1][0] != found[1][1]), end)
-    was, is_now = (
-        "missing" if text is None else repr(text.strip()[:LONGEST_LINE]) for text in texts
-    )
-    return f"line {number + 1}: was {was}, is {is_now}"
+    for number, lines in enumerate(zip_longest(before.splitlines(), now.splitlines()), 1):
+        if lines[0] != lines[1]:
+            was, is_now = (
+                "missing" if line is None else repr(line.strip()[:LONGEST_LINE]) for line in lines
+            )
+            return f"line {number}: was {was}, is {is_now}"
+    return "the ends of its lines"

@@ -56,11 +56,6 @@ def im2col_products(model: Sequential, input_shape: Shape, microbatch_size: int)
     return forward + backward
 
 
-def operations_of(products: Sequence[Product]) -> int:
-    """Multiplications and additions."""
-    return sum(2 * out.size * first.shape[1] for first, _, out in products)
-
-
 def seconds_of(products: Sequence[Product]) -> float:
     """How long ``products`` take, one after the other."""
     with _MEASURE:

@@ -11,12 +11,13 @@ import os
 import platform
 import re
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from distcnn.benchmark.im2col_bound import im2col_products, operations_of, seconds_of
+from distcnn.benchmark.im2col_bound import im2col_products, seconds_of
 from distcnn.benchmark.measurement import Measurement
 from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
 from distcnn.spans import ALLREDUCE, LOCAL_SUM
@@ -59,6 +60,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
     peaks = communicator.allgather(peak_bytes())  # before the products below allocate memory
     shape, shards = run.dataset.image_shape, len(run.step.shards)
     products = im2col_products(run.model, shape, config.microbatch_size) * shards
+    operations = sum(2 * out.size * first.shape[1] for first, _, out in products)
     few = max(2, steps // SHARE_OF_STEPS)
     speeds, step_seconds, evaluation_speeds, bounds = [], [], [], []
     times: list[StepTimes] = []
@@ -94,7 +96,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
         gemm_bound_seconds=median(bounds),
         gemm_bound_fraction=median(fractions),
         gemm_bound_fraction_turns=fractions,
-        gemm_operations=max(communicator.allgather(operations_of(products))),
+        gemm_operations=max(communicator.allgather(operations)),
         split_ranks=splits,
         split_steps=len(times),
         split_images=shards * config.microbatch_size,
@@ -118,8 +120,11 @@ def peak_bytes() -> int:
     """Peak memory of this process; ``VmHWM`` where it is known, because ``ru_maxrss`` is inherited
     over exec: a small rank would report the peak of a large process that started it.
     """
-    found = re.search(r"^VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+)", status.read_text() if status.exists() else "")
+    unit = 1 if sys.platform == "darwin" else 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(found[1]) * 1024 if found else most
 
 
 def _timed(run: Run, work: Callable[[], int]) -> tuple[float, int]:

@@ -125,9 +125,7 @@ def make_header(version: int, body: bytes | memoryview) -> bytes:
 
 
 def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """The datasets below ``group`` with their paths; ``ValueError`` unless all are as ``encode``
-    writes them: stored contiguously in this file, each once.
-    """
+    """The datasets below ``group`` with their paths; ``ValueError`` for what ``encode`` avoids."""
     if h5py.h5o.get_info(group.id).rc != 1:
         raise ValueError(f"{group.name} occurs more than once")
     for name in _names(group):

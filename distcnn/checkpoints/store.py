@@ -11,17 +11,14 @@ from pathlib import Path
 
 from distcnn.checkpoints.format import Checkpoint, CheckpointError, decode, encode
 from distcnn.errors import InputError
-from distcnn.system.files import read_bytes, remove_temporary_files, sync_folder, write_atomically
+from distcnn.system import files
 
 NAME = re.compile(r"step-(\d{9}|[1-9]\d{9,})\.h5")
 
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """``folder`` holds ``step-000000469.h5`` ...: the state after that number of steps.
-
-    A folder that is a link is not followed.
-    """
+    """``folder``, never a link, holds ``step-000000469.h5`` ...: the state after so many steps."""
 
     folder: Path
 
@@ -30,17 +27,13 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, intact or not, in order."""
-        if self.folder.is_symlink():
-            raise InputError(f"{self.folder} is a symbolic link: replace it with the folder itself")
-        try:
-            found = [NAME.fullmatch(path.name) for path in self.folder.iterdir()]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise InputError(
-                f"{self.folder} cannot be read ({error.strerror}): check its permissions"
-            ) from error
-        return sorted(int(name.group(1)) for name in found if name)
+        names: list[str] = []
+        with files.explaining(f"{self.folder} cannot be read", "check its permissions"):
+            if self.folder.is_symlink():
+                raise InputError(f"{self.folder} is a symbolic link: replace it with the folder")
+            with suppress(FileNotFoundError, NotADirectoryError):
+                names = [path.name for path in self.folder.iterdir()]
+        return sorted(int(found.group(1)) for name in names if (found := NAME.fullmatch(name)))
 
     def save(self, step: int, checkpoint: Checkpoint) -> Path:
         """Write it, synced. ``OSError`` leaves every other checkpoint as it was."""
@@ -48,18 +41,13 @@ class CheckpointStore:
             raise OSError(errno.ELOOP, f"{self.folder} is a symbolic link")
         if not self.folder.is_dir():
             self.folder.mkdir()
-            sync_folder(self.folder.parent)
+            files.sync_folder(self.folder.parent)
         path = self.path_of(step)
-        write_atomically(path, *encode(checkpoint))
+        files.write_atomically(path, *encode(checkpoint))
         return path
 
-    def prune(self, newest: int, keep: int, also: int | None) -> None:
-        """Delete all up to step ``newest``, except the last ``keep`` and that of step ``also``."""
-        while self.make_room(newest, also, keep):
-            pass
-
     def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
-        """Delete the oldest of those that ``prune`` would delete; whether there was one."""
+        """Delete the oldest one up to ``newest``, but not the last ``keep`` or ``also``, if any."""
         with suppress(OSError, InputError):
             for step in [each for each in self.steps() if each <= newest][:-keep]:
                 if step != also:
@@ -71,17 +59,12 @@ class CheckpointStore:
         """Read one. ``CheckpointError`` when it is damaged, ``InputError`` if it may be intact."""
         path = self.path_of(step)
         try:
-            checkpoint = decode(read_bytes(path))
-        except OSError as error:
-            if error.errno in (errno.EISDIR, errno.ELOOP, errno.EINVAL):
-                raise CheckpointError(error.strerror) from error
-            raise InputError(
-                f"{path} cannot be read ({error.strerror}): fix that, or move the file away"
-            ) from error
+            with files.explaining(f"{path} cannot be read", "fix that, or move it away"):
+                content = files.read_bytes(path)
         except MemoryError as error:
-            raise CheckpointError(
-                f"it does not fit into memory ({path.stat().st_size:,} bytes)"
-            ) from error
+            raise CheckpointError(f"its {path.stat().st_size:,} bytes exceed the memory") from error
+        try:
+            checkpoint = decode(content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         found = checkpoint.attributes.get("step")
@@ -92,21 +75,17 @@ class CheckpointStore:
     def newest(
         self, report: Callable[[str], None], at_most: int | None = None, set_aside: bool = True
     ) -> Checkpoint | None:
-        """The latest intact checkpoint (of a step up to ``at_most``), or None.
-
-        Damaged ones are reported, and renamed unless ``set_aside`` is off.
-        """
-        damaged = 0
-        for step in reversed([each for each in self.steps() if at_most is None or each <= at_most]):
+        """The latest intact checkpoint, up to step ``at_most``; damaged ones are reported."""
+        steps = [each for each in self.steps() if at_most is None or each <= at_most]
+        for step in reversed(steps):
             path = self.path_of(step)
             try:
                 checkpoint = self.load(step)
             except CheckpointError as error:
-                damaged += 1
                 kept = _set_aside(path) if set_aside else ""
                 report(f"warning: checkpoint {path} is damaged: {error}{kept}")
             else:
-                if damaged:
+                if step != steps[-1]:
                     report(f"using the checkpoint before it: {path}")
                 return checkpoint
         return None
@@ -114,7 +93,7 @@ class CheckpointStore:
     def remove_temporary_files(self) -> None:
         """Delete the unfinished files of killed writers."""
         if not self.folder.is_symlink():
-            remove_temporary_files(self.folder)
+            files.remove_temporary_files(self.folder)
 
 
 def _set_aside(path: Path) -> str:

@@ -1,16 +1,13 @@
 """Files of weights: one HDF5 dataset per parameter, in the network's order and PyTorch's shapes.
 
-Their attributes are all that is needed to use the network: ``architecture``, as text
-(``distcnn.architecture``); ``image_shape`` (channels, height, width); ``mean`` and ``std`` per
-channel, for inputs of (pixel / 255 - mean) / std; ``class_names`` in the order of the outputs; and
-``model``, ``microbatch_size``, ``step``, ``test_accuracy``, ``params_sha256``.
+Their attributes (docs/run_directory.md) are all that is needed to use the network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,8 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
     """A file of weights."""
     memory = io.BytesIO()
     with h5py.File(memory, "w", track_order=True) as file:
-        file.attrs["params_sha256"] = weights_sha256(weights.values())
+        vector = np.concatenate([values.reshape(-1) for values in weights.values()])
+        file.attrs["params_sha256"] = array_sha256(vector)
         file.attrs.update(attributes)
         for name, values in weights.items():
             file.create_dataset(name, data=values)
@@ -37,10 +35,7 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
 
 
 def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The parameters in a file of weights, and its attributes as plain values.
-
-    ``InputError`` names the file when it cannot be read.
-    """
+    """The parameters in a file of weights, and its attributes as plain values."""
     with reading(path.name):
         content = read_bytes(path)
     with reading(path.name, *HDF5_ERRORS), h5py.File(io.BytesIO(content), "r") as file:
@@ -49,11 +44,6 @@ def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             for name, value in file.attrs.items()
         }
         return dict(stored_arrays(file)), attributes
-
-
-def weights_sha256(arrays: Iterable[NDArray[Any]]) -> str:
-    """SHA-256 of all parameters as one vector: the run's ``params_sha256``."""
-    return array_sha256(np.concatenate([array.reshape(-1) for array in arrays]))
 
 
 def array_sha256(values: NDArray[Any]) -> str:

@@ -5,74 +5,55 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from distcnn.checkpoints.format import Checkpoint
 from distcnn.checkpoints.store import CheckpointStore
+from distcnn.errors import InputError
 from distcnn.spans import WRITE_CHECKPOINT, Span
 
 MOST_DELETED = 2
-"""How many older checkpoints may be deleted for one file, which may be slightly larger."""
+"""How many older checkpoints, neither the latest nor the best, make room for a file."""
 DISK_IS_FULL = errno.ENOSPC, errno.EDQUOT
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time; one that cannot be written is reported, training goes on.
+    """Writes one checkpoint at a time to the store that ``locate`` finds; reports failures."""
 
-    On a full disk older checkpoints make room for the new one, but never the latest or the best.
-    """
-
-    def __init__(self, store: CheckpointStore, keep: int, report: Callable[[str], None]) -> None:
-        self._store, self._keep, self._report = store, keep, report
+    def __init__(
+        self, locate: Callable[[], CheckpointStore], keep: int, report: Callable[[str], None]
+    ) -> None:
+        self._locate, self._keep, self._report = locate, keep, report
+        self._store = locate()
         self._thread: threading.Thread | None = None
-        self._step = -1
-        self._problem: BaseException | None = None
+        self._defect: BaseException | None = None
         self._may_delete = True
-        self.last_step = max(store.steps(), default=-1)
+        self.last_step = max(self._store.steps(), default=-1)
         """The latest step on the disk; -1 for none."""
 
     def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Wait for the one before, then begin to write ``checkpoint``, whose arrays must not change
-        any more.
-        """
+        """Wait for the one before, then begin to write this one, whose arrays must not change."""
         self.wait()
-        self._step = step
         self._thread = threading.Thread(
             target=self._write, args=(step, checkpoint, best_step), name="checkpoint", daemon=True
         )
         try:
             self._thread.start()
         except RuntimeError:  # the system refuses another thread: training waits
+            self._thread = None
             self._write(step, checkpoint, best_step)
 
-    def move_to(self, store: CheckpointStore) -> None:
-        """Write to ``store`` from now on, which may have lost all that was written."""
-        self.wait()
-        self._store = store
-        if self.last_step not in store.steps():
-            self.last_step = max(store.steps(), default=-1)
-
-    def poll(self) -> None:
-        """Report the outcome of the last one, if it is done."""
-        if self._thread is not None and not self._thread.is_alive():
-            self.wait()
-
     def wait(self) -> None:
-        """Wait for the last one and report its outcome; raise an error that is a defect."""
-        if self._thread is None:
-            return
-        if self._thread.ident is not None:
+        """Wait for the last one; raise an error in writing it that is a defect."""
+        if self._thread is not None:
             self._thread.join()
-        self._thread, problem, self._problem = None, self._problem, None
-        if isinstance(problem, OSError):
-            kept = "no checkpoint exists yet"
-            if self.last_step >= 0:
-                kept = f"the last complete one is {self._store.path_of(self.last_step)}"
-            self._report(
-                f"warning: checkpoint of step {self._step} not written ({problem.strerror}):"
-                f" {kept}; training continues"
-            )
-        elif problem is not None:
-            raise problem
+        self._thread, defect, self._defect = None, self._defect, None
+        with suppress(OSError, InputError):  # if it is gone, writing to it is reported
+            self._store = self._locate()
+            if self.last_step not in self._store.steps():
+                self.last_step = max(self._store.steps(), default=-1)
+        if defect is not None:
+            raise defect
 
     def _write(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
         # Without success, the next one deletes nothing: other programs take the space.
@@ -84,9 +65,18 @@ class CheckpointWriter:
                     lambda: may_delete and self._store.make_room(step, best_step),
                 )
             self.last_step, self._may_delete = step, True
-            self._store.prune(step, self._keep, best_step)
+            while self._store.make_room(step, best_step, self._keep):
+                pass
+        except OSError as error:
+            kept = "no checkpoint exists yet"
+            if self.last_step >= 0:
+                kept = f"the last complete one is {self._store.path_of(self.last_step)}"
+            self._report(
+                f"warning: checkpoint of step {step} not written ({error.strerror}): {kept};"
+                " training continues"
+            )
         except BaseException as error:
-            self._problem = error
+            self._defect = error
 
 
 def with_room(write: Callable[[], object], make_room: Callable[[], bool]) -> None:

@@ -12,17 +12,15 @@ from typing import NoReturn
 from distcnn.cli.parser import difference, flags_of
 from distcnn.distributed import Communicator, on_root, open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
-from distcnn.distributed.communicator import JointError, NoWorldError
+from distcnn.distributed.communicator import JointError, NoWorldError, note_exit
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.fault_tolerance.early import end_before_start
-from distcnn.fault_tolerance.error_origin import OF_MPI, is_thread_limit
-from distcnn.fault_tolerance.failure import note_exit, report_bad_input, report_failure
+from distcnn.fault_tolerance.failure import OF_MPI, is_thread_limit, report_failure
 from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.leftovers import clean_before_start
 from distcnn.fault_tolerance.orphan import end_with_launcher, killed_with_launcher
 from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED
 from distcnn.fault_tolerance.watchdog import EXIT_STALLED
-from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.system import launcher
 from distcnn.system.console import drain, enable_crash_reports, guarded, tell
 from distcnn.system.wording import printable
@@ -69,7 +67,7 @@ def _start(name: str, work: Work, arguments: Sequence[str]) -> int:
     clean_before_start()
     try:
         with killed_with_launcher():
-            communicator = WatchedCommunicator(open_communicator())
+            communicator = open_communicator()
     except InputError as error:
         note_exit(EXIT_INPUT)
         text = f"{name}: error: {printable(str(error))}"
@@ -78,16 +76,32 @@ def _start(name: str, work: Work, arguments: Sequence[str]) -> int:
     return run_on(communicator, name, work, arguments)
 
 
-def run_on(communicator: Communicator, name: str, work: Work, arguments: Sequence[str]) -> int:
-    """Run a command on an open communicator; refuse ranks that have different command lines."""
-    threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
+def run_on(
+    communicator: Communicator,
+    name: str,
+    work: Work,
+    arguments: Sequence[str],
+    end_all: Callable[[int], NoReturn] | None = None,
+) -> int:
+    """Run a command on an open communicator; refuse ranks that have different command lines.
+
+    ``end_all`` ends all ranks with an exit code; by default, ``communicator.abort``.
+    """
+    end_all = end_all or communicator.abort
+
+    def fail(error: BaseException) -> NoReturn:
+        report_failure(name, communicator, error)
+        if isinstance(error, InputError) or is_thread_limit(error):
+            end_all(EXIT_INPUT)
+        # an MPI error: another rank, its host or the network is gone
+        end_all(EXIT_STALLED if type(error).__module__ == OF_MPI else EXIT_DEFECT)
+
+    threading.excepthook = lambda args: fail(args.exc_value or args.exc_type())
     try:
         problem = difference(communicator.allgather(flags_of(name, arguments)))
         if problem:
             raise JointError(f"{problem}: start all ranks with the same command")
-        code = work(communicator, arguments) or EXIT_OK
-        heartbeat.note_end()
-        return code
+        return work(communicator, arguments) or EXIT_OK
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
             text = printable(str(error)) if isinstance(error, JointError) else str(error)
@@ -98,22 +112,9 @@ def run_on(communicator: Communicator, name: str, work: Work, arguments: Sequenc
         if isinstance(error, Stopped):
             return EXIT_STOPPED
         return EXIT_TRAINING if isinstance(error, TrainingError) else EXIT_INPUT
-    except InputError as error:
-        report_bad_input(name, communicator, printable(str(error)))
-        drain()
-        communicator.abort(EXIT_INPUT)
     except KeyboardInterrupt:
-        communicator.abort(EXIT_INTERRUPTED)
+        end_all(EXIT_INTERRUPTED)
     except BaseException as error:
-        _fail(name, communicator, error)
+        fail(error)
     finally:
         threading.excepthook = threading.__excepthook__
-
-
-def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
-    """Report an exception of any thread, and end all ranks."""
-    report_failure(name, communicator, error)
-    if is_thread_limit(error):
-        communicator.abort(EXIT_INPUT)
-    # an MPI error: another rank, its host or the network is gone
-    communicator.abort(EXIT_STALLED if type(error).__module__ == OF_MPI else EXIT_DEFECT)

@@ -2,66 +2,46 @@
 the main thread continues to compute.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 
 from distcnn.spans import ALLREDUCE, WAIT_FOR_SUMS, Span
 
 AllreduceSum = Callable[[NDArray[Any]], None]
-
 ALLREDUCE_SPAN = Span(ALLREDUCE)
 _WAIT_FOR_SUMS = Span(WAIT_FOR_SUMS)
 
 SECONDS_BETWEEN_LOOKS = 1e-4
-"""A blocking allreduce spins on the core that computes: 23 ms of CPU time for a sum of 31 ms, with
-polling only 4 ms (docs/overlap.md).
-"""
+"""A blocking allreduce spins on the core that computes (docs/overlap.md)."""
 TESTS_A_LOOK = 4
-"""UCX takes no more than 64 KiB from a TCP connection per ``Test``: a single one per poll reaches
-only half of 10 Gbit/s.
-"""
+"""UCX takes 64 KiB from a TCP connection per ``Test``: one per poll is half of 10 Gbit/s."""
 
 
-class Allreduce(Protocol):
-    """Sums arrays over all ranks, each in place: ``start`` any number of them, then ``finish``."""
-
-    def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
-        """Hand over ``values``, which are the sums after ``finish``; ``span`` marks the summing.
-
-        Collective: all ranks hand over the same shapes in the same order.
-        """
-
-    def finish(self) -> None:
-        """Wait until all that was handed over is summed."""
-
-
-class BlockingAllreduce:
-    """Each sum is done before ``start`` returns."""
+class Allreduce:
+    """Sums arrays in place over all ranks, here before ``start`` returns: ``start`` any number of
+    them, then ``finish``.
+    """
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:
         self._allreduce_sum = allreduce_sum
 
     def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
+        """Hand over ``values``: the sums after ``finish``. ``span`` marks the sum. Collective."""
         with span:
             self._allreduce_sum(values)
 
     def finish(self) -> None:
-        """Nothing is left to wait for."""
+        """Wait until all that was handed over is summed."""
 
 
-class ThreadedAllreduce(BlockingAllreduce):
-    """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while
-    somebody calls it.
-
-    ``allreduce_sum`` must be safe whatever the main thread does: over a communicator of its
-    own. What it raises goes to ``threading.excepthook``, which must end the process: the main
-    thread would wait forever.
+class ThreadedAllreduce(Allreduce):
+    """Each sum is done by a thread, in the order of ``start``, over a communicator of its own: MPI
+    moves large messages only while somebody calls it. ``threading.excepthook`` must end the
+    process after an exception: the main thread would wait forever.
     """
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:

@@ -1,21 +1,15 @@
 """BLAS threads: how many, and which BLAS it is."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from distcnn.errors import InputError
-from distcnn.system.host import Cores, threads_for_each
 
 THREADS_PER_RANK = 1
-"""Unless the user says otherwise, and at any world size: OpenBLAS gives other sums with two threads
-than with one.
-"""
+"""At any world size: OpenBLAS gives other sums with two threads than with one."""
 AUTO = "auto"
 
 _threads = THREADS_PER_RANK
@@ -25,11 +19,7 @@ _before: threadpool_limits | None = None
 
 
 def limit_blas_threads(count: int = THREADS_PER_RANK) -> None:
-    """Give this process ``count`` BLAS threads, regardless of the environment.
-
-    Raises:
-        InputError: another thread of this process is training with another number.
-    """
+    """Set the BLAS threads; ``InputError`` when another thread trains with another number."""
     global _threads
     with _lock:
         if _users > 1 and count != _threads:
@@ -63,28 +53,10 @@ def blas_threads() -> int:
     return _threads
 
 
-def resolve_threads(wanted: str, everyone: list[Cores]) -> int:
-    """How many threads each rank gets for ``wanted``, a number or ``AUTO``: by what ``everyone``
-    may use, so the same on all ranks.
-    """
-    return threads_for_each(everyone) if wanted == AUTO else int(wanted)
-
-
 def blas_description() -> str:
     """Name, version and kernel of the BLAS in use: part of what decides the bits."""
-    libraries: list[dict[str, Any]] = [
-        each for each in threadpool_info() if each.get("user_api") == "blas"
-    ]
-    if not libraries:
-        return "unknown BLAS"
-    first = libraries[0]
-    return " ".join(
-        str(first[key]) for key in ("internal_api", "version", "architecture") if first.get(key)
-    )
-
-
-def threads_of_libraries() -> list[int]:
-    """How many threads each BLAS library of this process has now; none where no BLAS is known."""
-    return [
-        int(each["num_threads"]) for each in threadpool_info() if each.get("user_api") == "blas"
-    ]
+    for library in threadpool_info():
+        if library.get("user_api") == "blas":
+            names = (library.get(key) for key in ("internal_api", "version", "architecture"))
+            return " ".join(str(name) for name in names if name)
+    return "unknown BLAS"

@@ -1,8 +1,6 @@
-"""The communicator: what training needs of MPI; serial (here) or over MPI
-(``distcnn.distributed.mpi``).
+"""The communicator: what training needs of MPI. That of one rank, without MPI, is here; that of
+several is in ``distcnn.distributed.mpi``.
 """
-
-from __future__ import annotations
 
 import ctypes
 import mmap
@@ -10,8 +8,12 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, Protocol, TypeVar
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +24,11 @@ from distcnn.system import launcher
 from distcnn.system.console import drain
 
 T = TypeVar("T")
-
 SIGNAL_BASE = 128
 """A shell's exit code of a process that a signal ended is this and the signal's number."""
+NOTE_VARIABLE = "DISTCNN_EXIT_NOTE"
+"""Names a file, not there yet, for the exit code of the first rank that ends: srun changes it."""
+FEWEST_REPEATS, MOST_REPEATS = 3, 25
 
 
 class JointError(InputError):
@@ -35,190 +39,171 @@ class NoWorldError(InputError):
     """The launcher started several processes, but each is alone in its MPI_COMM_WORLD."""
 
 
-class Mailbox(Protocol):
-    """Non-blocking messages between threads of the ranks, independent of collectives."""
+class Mailbox:
+    """Messages between threads of the ranks; dropped here, without other ranks or threads."""
 
     def post(self, rank: int, item: Any) -> None:
         """Send the picklable ``item`` to ``rank``."""
 
     def take(self) -> list[tuple[int, Any]]:
         """The messages that have arrived: (sender, item)."""
-
-
-class NoMailbox:
-    """For one rank, or an MPI without thread support: messages are dropped."""
-
-    def post(self, rank: int, item: Any) -> None:
-        """Drop it."""
-
-    def take(self) -> list[tuple[int, Any]]:
         return []
 
 
-class Communicator(Protocol):
-    """Every method but ``abort`` is collective: all ranks call it, in the same order."""
+class Communicator:
+    """A single rank, without MPI; ``MPICommunicator`` overrides all methods. They are collective,
+    but for ``abort`` and ``end_by_signal``.
+    """
 
-    rank: int
-    world_size: int
-    description: str
-    hosts: list[str]
-    """Each rank's host."""
-    job: str
-    """A random name, the same on all ranks of this job."""
+    rank, world_size, description = 0, 1, "no MPI"
+    has_threads = True
+    """Whether several threads may communicate."""
+
+    def __init__(self) -> None:
+        self.hosts = [socket.gethostname()]
+        """Each rank's host."""
+        self.job = secrets.token_hex(8)
+        """A random name, the same on all ranks of this job."""
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
-        """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum
-        over all ranks.
-        """
+        """Replace ``values`` by their elementwise sum over all ranks."""
 
     def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
         """Shared memory: zeros (count,) of every rank, in rank order, that all ranks read and
-        write; None where some rank cannot see another's.
+        write, each beginning on a cache line; None where some rank cannot see another's.
 
-        What a rank has written before a sum over all ranks, all see after it. ``count`` may differ
-        between ranks; each array begins on a cache line.
+        What a rank has written before a sum over all ranks, all see after it.
         """
+        return [np.frombuffer(mmap.mmap(-1, max(1, 4 * count)), np.float32, count)]
 
     def allgather(self, item: T) -> list[T]:
         """The picklable ``item`` of every rank, in rank order."""
+        return [item]
 
     def gather(self, item: T) -> list[T] | None:
-        """On root, the picklable ``item`` of every rank, in rank order; None elsewhere."""
+        """Like ``allgather`` on root; None elsewhere."""
+        return [item]
 
     def broadcast(self, item: T) -> T:
         """Root's picklable ``item``."""
+        return item
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
 
     def mailbox(self) -> Mailbox:
         """Open a mailbox on every rank."""
+        return Mailbox()
 
     def background_allreduce(self) -> Allreduce | None:
-        """An allreduce on a thread of its own, during which the other methods may be called; None
-        where MPI allows no second thread.
-        """
-
-    def abort(self, exit_code: int) -> NoReturn:
-        """End all ranks at once with ``exit_code``."""
-
-    def end_by_signal(self, number: signal.Signals) -> NoReturn:
-        """End all ranks at once as the signal would without a handler, or with exit code 128 plus
-        its number. Any thread may call it.
-        """
-
-
-class SerialCommunicator:
-    """A single rank, without MPI."""
-
-    rank, world_size, description = 0, 1, "no MPI"
-
-    def __init__(self) -> None:
-        self.hosts, self.job = [socket.gethostname()], secrets.token_hex(8)
-
-    def allreduce_sum(self, values: NDArray[Any]) -> None:
-        """Do nothing: the sum over one rank is ``values``."""
-
-    def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
-        return [np.frombuffer(mmap.mmap(-1, max(1, 4 * count)), np.float32, count)]
-
-    def allgather(self, item: T) -> list[T]:
-        return [item]
-
-    def gather(self, item: T) -> list[T] | None:
-        return [item]
-
-    def broadcast(self, item: T) -> T:
-        return item
-
-    def barrier(self) -> None:
-        """Return at once: there is no other rank."""
-
-    def mailbox(self) -> Mailbox:
-        return NoMailbox()
-
-    def background_allreduce(self) -> Allreduce | None:
+        """An allreduce on a thread of its own; None where MPI allows no second thread."""
         return None
 
     def abort(self, exit_code: int) -> NoReturn:
+        """End all ranks at once with ``exit_code``."""
+        note_exit(exit_code)
         drain()
         os._exit(exit_code)
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:
+        """End all ranks as the signal would without a handler, or with code 128 plus its number."""
         drain()
-        ctypes.CDLL(None).signal(
-            int(number), None
-        )  # the default action; Python's own ``signal.signal`` is for the main thread only
+        # the default action; Python's own ``signal.signal`` is for the main thread only
+        ctypes.CDLL(None).signal(int(number), None)
         os.kill(os.getpid(), number)
         os._exit(SIGNAL_BASE + number)  # where the signal is blocked
 
 
 def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
-    """MPI's communicator where a launcher started several processes, else a serial one, without
+    """MPI's communicator where a launcher started several processes, else that of one rank, without
     importing MPI.
 
-    Raises:
-        InputError: mpi4py or its MPI library is missing, or the launcher belongs to another MPI.
-        NoWorldError: MPI started, but with one rank in each process.
+    ``InputError`` when mpi4py or its MPI library is missing, or the launcher belongs to another
+    MPI; ``NoWorldError`` when MPI started with one rank in each process.
     """
     if not launcher.needs_mpi(environment):
-        return SerialCommunicator()
+        return Communicator()
     try:
         from distcnn.distributed.mpi import MPICommunicator, library_name
     except (ImportError, RuntimeError) as error:
+        first_line = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
-            "a launcher started several processes, but mpi4py cannot be used"
-            f" ({_first_line(error)}): install mpi4py and an MPI library (on a laptop: pip install"
-            " '.[mpi,mpich]' in distcnn's folder; on a cluster: load the site's MPI module, pip"
-            " install '.[mpi]')"
+            f"a launcher started several processes, but mpi4py cannot be used ({first_line}):"
+            " install mpi4py and an MPI library (on a laptop: pip install '.[mpi,mpich]' in"
+            " distcnn's folder; on a cluster: load the site's MPI module, pip install '.[mpi]')"
         ) from error
-    problem = launcher.foreign_library(library_name(), environment)
-    if problem:
+    if problem := launcher.foreign_library(library_name(), environment):
         raise InputError(problem)
     communicator = MPICommunicator()
-    problem = launcher.mismatch(communicator.world_size, communicator.description, environment)
-    if problem:
+    world_size, library = communicator.world_size, communicator.description
+    if problem := launcher.mismatch(world_size, library, environment):
         raise NoWorldError(problem)
     return communicator
 
 
 def together(communicator: Communicator, work: Callable[[], T]) -> T:
     """Run ``work`` on every rank; if it raises ``InputError`` on some, raise that of the lowest
-    such rank on all.
-
-    So a fault that only one rank sees (a label of its shards, a file missing on its host) ends all
-    ranks with one message.
+    such rank on all: so a fault that only one rank sees ends all with one message.
     """
-    result: T | None = None
-    problem: str | None = None
-    try:
-        result = work()
-    except InputError as error:
-        problem = str(error)
+    result, problem = _result_or_problem(work)
     problems = communicator.allgather(problem)
     for rank, text in enumerate(problems):
         if text is not None:
-            everywhere = all(each == text for each in problems)
+            everywhere = set(problems) == {text}
             raise JointError(text if everywhere else f"{text} (on rank {rank})")
     return result  # type: ignore[return-value]  # work returned it: nothing was raised
 
 
 def on_root(communicator: Communicator, work: Callable[[], T]) -> T:
-    """Run ``work`` on root alone and give its picklable result, or its ``InputError``, to all
-    ranks.
-    """
-    result: T | None = None
-    problem: str | None = None
-    if communicator.rank == 0:
-        try:
-            result = work()
-        except InputError as error:
-            problem = str(error)
-    result, problem = communicator.broadcast((result, problem))
+    """Run ``work`` on root, and give its picklable result, or its ``InputError``, to all ranks."""
+    is_root = communicator.rank == 0
+    result, problem = communicator.broadcast(_result_or_problem(work) if is_root else (None, None))
     if problem is not None:
         raise JointError(problem)
     return result  # type: ignore[return-value]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _result_or_problem(work: Callable[[], T]) -> tuple[T | None, str | None]:
+    try:
+        return work(), None
+    except InputError as error:
+        return None, str(error)
+
+
+def note_exit(code: int) -> None:
+    """Note the exit code in the file that ``NOTE_VARIABLE`` names, if it does not exist yet."""
+    if name := os.environ.get(NOTE_VARIABLE):
+        with suppress(OSError), Path(name).open("x") as file:
+            file.write(f"{code}\n")
+
+
+def time_sums(
+    communicator: Communicator, allreduce: Allreduce, sizes: Sequence[int], most_seconds: float
+) -> list[tuple[int, float]]:
+    """``(nbytes, seconds)`` of sums of float64 over all ranks, of ascending ``sizes`` in bytes;
+    those for which no time is left are omitted. Collective.
+
+    Each time is a mean over the ranks: one that leaves the barrier earlier waits longer.
+    """
+
+    def one(values: NDArray[np.float64]) -> float:
+        communicator.barrier()
+        start = time.perf_counter()
+        allreduce.start(values)
+        allreduce.finish()
+        return time.perf_counter() - start
+
+    rows: list[tuple[int, float]] = []
+    end = time.perf_counter() + most_seconds
+    for number, nbytes in enumerate(sizes):
+        values = np.zeros(nbytes // 8)
+        one(values)  # the first of a size allocates buffers
+        first = max(communicator.allgather(one(values)))
+        left = min(communicator.allgather(end - time.perf_counter()))
+        if FEWEST_REPEATS * first > left and len(rows) >= FEWEST_REPEATS:
+            break
+        share = left / (len(sizes) - number)  # small sizes leave nearly all of theirs
+        repeats = max(FEWEST_REPEATS, min(MOST_REPEATS, int(share / first) - 1))
+        everyone = communicator.allgather([one(values) for _ in range(repeats)])
+        rows.append((nbytes, median(map(fmean, zip(*everyone, strict=True)))))
+    return rows

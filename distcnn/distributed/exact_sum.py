@@ -22,39 +22,41 @@ number of terms (shards), and R = L*S. Binary64 numbers in [R, 2R] are multiples
 4. Several grids. What rounding takes from a term, ``g - rounded(g)``, is at most q/2 and is itself
    a binary64 number. It may be added by the same rules on a second grid whose limit is q/2, what is
    left after that on a third, and so on. Each grid's sum is exact, so the grids together hold the
-   sum to the last grid's spacing (``grid_anchors``, ``on_grids``).
+   sum to the last grid's spacing (``StepStats``).
 
-``ExactSum`` adds one vector after another, ``ExactTotal`` several at once (and in pairs), and
-``step_stats.py`` adds losses on several grids.
+``ExactSum`` adds one vector after another, or several at once (and in pairs); ``StepStats`` adds
+losses on several grids.
 
 Beyond L, and for NaN and Inf, the sum is refused. The default L = 2**16 leaves, for 8 shards,
 multiples of 2**-33 for the sum over all examples of a step: divided by 256 of them, 5e-13, below
 what float32 resolves in any mean gradient above 8e-6.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatVector = NDArray[np.floating]
-DoubleVector = NDArray[np.float64]
 
 CHUNK = 65536
-"""Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches, and the calls are
-few.
-"""
+"""Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches."""
 UNDERFLOW = 2.0**-70
 """Above any float32 whose square is 0."""
+LOSS_GRIDS = 3
+"""Grids of the losses' exact sum. The last one's spacing is 2**-119 for 8 terms and 2**-68 for a
+million, so nothing that float32 holds of a mean loss is lost; a single grid has 2**-19 and 2**-2.
+"""
+STATS_SIZE = LOSS_GRIDS + 4
+LOSS_LIMIT = 2.0**30
+"""The largest loss of one microbatch that is added."""
 
 
 class RangeError(ArithmeticError):
-    """A term that cannot be added exactly: its ``index`` and ``value``, and the ``limit`` it
-    exceeds (NaN and Inf exceed any).
-    """
+    """A term that cannot be added exactly: NaN, or beyond ``limit``."""
 
     def __init__(self, index: int, value: float, limit: float) -> None:
         super().__init__(f"element {index} is {value:g}, beyond the exact sum's limit of {limit:g}")
@@ -62,10 +64,7 @@ class RangeError(ArithmeticError):
 
 
 def check_terms(terms: FloatVector, limit: float) -> float:
-    """A magnitude that none of ``terms`` exceeds, up to ``limit``.
-
-    ``RangeError`` for the first that is NaN or beyond the limit.
-    """
+    """A magnitude up to ``limit`` that no term exceeds; ``RangeError`` for the first that does."""
     with np.errstate(over="ignore", invalid="ignore"):
         # The quick way: no square is above the sum of all, and NaN fails it. Its roundings do not
         # come to a factor of 2.
@@ -78,88 +77,47 @@ def check_terms(terms: FloatVector, limit: float) -> float:
     return limit
 
 
-def anchor_of(num_terms: int, limit: float) -> float:
-    """1.5*R for ``num_terms`` terms of magnitudes up to ``limit``.
-
-    ``ValueError`` when that is not a power of two.
-    """
+def grid_anchors(num_terms: int, limit: float, grids: int = 1) -> list[float]:
+    """1.5*R of each grid for ``num_terms`` terms of magnitudes up to ``limit``, a power of two."""
     if math.frexp(limit)[0] != 0.5 or num_terms < 1:
         raise ValueError(
             f"limit (={limit}) must be a power of two and num_terms (={num_terms}) at least 1"
         )
-    return 1.5 * limit * 2.0 ** max(1, (num_terms - 1).bit_length())
-
-
-def grid_anchors(num_terms: int, limit: float, grids: int) -> tuple[float, ...]:
-    """The anchors of ``grids`` grids for ``num_terms`` terms of magnitudes up to ``limit``: each
-    takes what the one before leaves over.
-    """
-    anchors = []
-    for _ in range(grids):
-        anchors.append(anchor_of(num_terms, limit))
-        limit = anchors[-1] / 1.5 * 2.0**-53  # half of q
-    return tuple(anchors)
-
-
-def on_grids(value: float, anchors: Sequence[float]) -> Iterator[float]:
-    """``value``, of a magnitude within the first grid's limit, as one multiple of each grid's
-    spacing.
-    """
-    for anchor in anchors:
-        rounded = value + anchor - anchor
-        yield rounded
-        value -= rounded
+    factor = 2.0 ** max(1, (num_terms - 1).bit_length())  # S; the next grid's limit is q/2
+    return [1.5 * limit * factor * (factor * 2.0**-53) ** grid for grid in range(grids)]
 
 
 class ExactSum:
-    """Adds up vectors in ``total`` (float64): at most ``num_terms`` over all ranks, no element of a
-    magnitude beyond ``limit``.
-
-    ``limit`` is a power of two. Sums of several ranks' ``total`` are exact too.
+    """The sum of at most ``num_terms`` vectors, with no element of a magnitude beyond ``limit``, a
+    power of two. Sums of several ranks' totals are exact too.
     """
 
-    def __init__(self, total: DoubleVector, num_terms: int, limit: float) -> None:
-        self._anchor = anchor_of(num_terms, limit)
-        self.total = total
-        self.limit = limit
-        self._scratch = np.empty(min(CHUNK, total.size))
+    dtype = np.float64
 
-    def add(self, terms: FloatVector, first: int = 0, fresh: bool = False) -> None:
-        """Add one shard's vector, or its part that begins at element ``first``; with ``fresh`` it
-        takes the place of what is there.
+    def __init__(self, num_terms: int, limit: float) -> None:
+        self.num_terms, self.limit = num_terms, limit
+        (self._anchor,) = grid_anchors(num_terms, limit)
+        self._total, self._rounded = np.empty(CHUNK), np.empty(CHUNK)
 
-        ``RangeError`` (and nothing changed) when an element cannot be added exactly; its index is
-        that in ``terms``.
-        """
+    def add(self, total: FloatVector, terms: FloatVector, fresh: bool = False) -> None:
+        """Add ``terms`` to ``total``, or with ``fresh`` replace it; all or nothing."""
         check_terms(terms, self.limit)
-        whole = self.total[first : first + terms.size]
         for start in range(0, terms.size, CHUNK):
-            chunk = slice(start, start + CHUNK)
-            total = whole[chunk]
-            rounded = total if fresh else self._scratch[: total.size]
-            np.copyto(rounded, terms[chunk])
+            into = total[start : start + CHUNK]
+            rounded = into if fresh else self._rounded[: into.size]
+            np.copyto(rounded, terms[start : start + CHUNK])
             rounded += self._anchor
             rounded -= self._anchor
             if not fresh:
-                total += rounded
+                into += rounded
 
-
-class ExactTotal:
-    """``ExactSum`` with all vectors at hand: adds up ``num_terms`` of at most ``CHUNK`` elements in
-    one call, to the same bits.
-    """
-
-    def __init__(self, num_terms: int, limit: float) -> None:
-        self._anchor = anchor_of(num_terms, limit)
-        self._total, self._rounded = np.empty(CHUNK), np.empty(CHUNK)
-
-    def __call__(self, terms: Sequence[FloatVector], bound: float) -> DoubleVector:
-        """Their sum, until the next call.
+    def sum_of(self, ranks: Iterable[Iterable[FloatVector]], bound: float) -> FloatVector:
+        """The sum of all vectors of all ``ranks``, at most ``CHUNK`` elements, until the next call.
 
         No partial sum of magnitudes exceeds ``bound``, which decides whether they may go in pairs.
         """
-        anchor, size = self._anchor, terms[0].size
-        total, rounded = self._total[:size], self._rounded[:size]
+        anchor, terms = self._anchor, list(chain.from_iterable(ranks))
+        total, rounded = self._total[: terms[0].size], self._rounded[: terms[0].size]
         in_pairs = bound <= anchor / 3  # R/2
         for number, term in enumerate(terms):
             into = rounded if number else total
@@ -174,3 +132,51 @@ class ExactTotal:
         if in_pairs and len(terms) % 2:
             total -= anchor
         return total
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over examples; how many shards could not be added, and ranks were asked to stop."""
+
+    loss_sum: float
+    correct: int
+    examples: int
+    failures: int
+    stops: int = 0
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.loss_sum / self.examples
+
+
+class StepStats:
+    """Counts of at most ``num_terms`` microbatches of all ranks, in ``sums`` (STATS_SIZE,): losses
+    on several grids, then integers.
+    """
+
+    def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:
+        self.sums = sums
+        self._losses, self._counts = sums[:LOSS_GRIDS], sums[LOSS_GRIDS:]
+        self._anchors = grid_anchors(num_terms, LOSS_LIMIT, LOSS_GRIDS)
+
+    def add(self, loss_sum: float, correct: int, examples: int) -> None:
+        """Add one microbatch's; ``RangeError`` (and nothing added) when its loss cannot be."""
+        if not abs(loss_sum) <= LOSS_LIMIT:
+            raise RangeError(0, loss_sum, LOSS_LIMIT)
+        for grid, anchor in enumerate(self._anchors):
+            rounded = loss_sum + anchor - anchor
+            self._losses[grid] += rounded
+            loss_sum -= rounded
+        self._counts[:2] += correct, examples
+
+    def fail(self) -> None:
+        """Count one failure, which every rank then sees in the sum."""
+        self._counts[2] += 1
+
+    def ask_to_stop(self) -> None:
+        """Count this rank as asked to stop."""
+        self._counts[3] += 1
+
+    def totals(self) -> Totals:
+        return Totals(math.fsum(self._losses), *map(int, self._counts.tolist()))

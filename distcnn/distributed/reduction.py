@@ -4,14 +4,13 @@ A step uses a ``Reducer`` like this, whichever one it is:
 
     reducer.begin()
     for shard in shards:
-        with reducer.slot() as gradients:               # write the shard's whole gradient here
+        with reducer.slot() as gradient:                # write the shard's whole gradient here
             ...
         reducer.count(loss_sum, correct, examples)
-    totals = reducer.all_reduce()
+    totals = reducer.all_reduce()                       # and the sum in reducer.gradient
 
-There are two kinds. A ``BucketReducer`` (``ExactReducer`` or ``FastReducer``) adds the gradients of
-its rank up, and MPI adds up the sums of the ranks. A ``SharedMemoryReducer``
-(``shared_memory_reduction.py``), exact or fast, reads the gradients of all ranks.
+A ``BucketReducer`` adds the gradients of its rank up, and MPI adds up the sums of the ranks; a
+``SharedMemoryReducer`` (``shared_memory_reduction.py``) reads the gradients of all ranks.
 
 With overlap, a ``BucketReducer`` takes the gradients of several shards bucket by bucket, and sums
 each bucket over all ranks while the rest is still being computed:
@@ -19,115 +18,117 @@ each bucket over all ranks while the rest is still being computed:
     reducer.begin()
     for bucket in reducer.buckets:
         for shard in shards:
-            ...                                         # write the bucket to reducer.gradients
+            ...                                         # write the bucket to reducer.gradient
             reducer.add(bucket)
         reducer.start(bucket)                           # before the last: reducer.count(...)
     totals = reducer.finish()
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 
 from distcnn.distributed.allreduce import Allreduce
-from distcnn.distributed.buckets import Bucket
-from distcnn.distributed.exact_sum import ExactSum, FloatVector, RangeError, check_terms
-from distcnn.distributed.step_stats import STATS_SIZE, StepStats, Totals
+from distcnn.distributed.exact_sum import (
+    STATS_SIZE,
+    ExactSum,
+    FloatVector,
+    RangeError,
+    StepStats,
+    Totals,
+    check_terms,
+)
+from distcnn.distributed.partition import Bucket
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
 STATS_SPACE = 8
 """Elements before the gradient in the vector that is summed; 8 keeps the gradient aligned."""
-
 _LOCAL_SUM = Span(LOCAL_SUM)
 
 
-class MisuseError(RuntimeError):
-    """A reducer was not called in the order of its contract: a bug in the caller, not bad input."""
+class FastSum:
+    """Like ``ExactSum``, but in float32: half the bytes, and bits that depend on the number of
+    ranks. Counts are below 2**24, so exact.
+    """
+
+    dtype = np.float32
+
+    def __init__(self, num_terms: int, limit: float) -> None:
+        self.num_terms = num_terms
+        self.limit = float(np.finfo(np.float32).max) / num_terms  # so that sums are finite
+
+    def add(self, total: FloatVector, terms: FloatVector, fresh: bool = False) -> None:
+        check_terms(terms, self.limit)
+        if fresh:
+            np.copyto(total, terms)
+        else:
+            total += terms
+
+    def sum_of(self, ranks: Iterable[Iterable[FloatVector]], bound: float) -> FloatVector:
+        return reduce(np.add, [reduce(np.add, of_rank) for of_rank in ranks])
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepTotals(Totals):
-    """What a step sums over all examples of all ranks."""
-
-    gradient: FloatVector = field(compare=False, repr=False)
-    """(size,) float32, the reducer's own: valid until its next ``begin()``."""
+Arithmetic = ExactSum | FastSum
+SUMS: dict[str, type[Arithmetic]] = {"exact": ExactSum, "fast": FastSum}
 
 
 class Reducer(ABC):
     """Sums the gradients and counts of all shards of all ranks; see the top of this file.
 
-    A shard whose ``slot`` is left by an exception counts as zero. Calls in another order raise
-    ``MisuseError``.
-
-    Args:
-        own_shards: shards of this rank, and so the most slots of a step.
-        num_shards: shards of all ranks.
+    A shard whose ``slot`` is left by an exception, such as ``RangeError``, counts as zero.
+    ``gradient``, (size,) float32, holds the sum until the next ``begin()``.
     """
 
     shares_memory = False
     """Whether the ranks read each other's gradients instead of sending sums."""
 
-    def __init__(self, own_shards: int, num_shards: int) -> None:
-        self.stats = StepStats(np.zeros(STATS_SIZE), num_shards)
-        self._own_shards = own_shards
-        self._slots, self._counted, self._in_slot, self._is_over = 0, 0, False, False
+    def __init__(self, arithmetic: Arithmetic, own_shards: int, gradient: FloatVector) -> None:
+        self.stats = StepStats(np.zeros(STATS_SIZE), arithmetic.num_terms)
+        self.gradient = gradient
+        self._arithmetic, self._own_shards = arithmetic, own_shards
+        self.begin()
 
     def begin(self) -> None:
         """Begin a step; what an unfinished one has left is forgotten."""
-        self.stats.clear()
+        self.stats.sums.fill(0)
         self._slots, self._counted, self._in_slot, self._is_over = 0, 0, False, False
 
     @contextmanager
     def slot(self) -> Iterator[FloatVector]:
-        """The float32 vector (size,) to write the next shard's gradient to, all of it.
-
-        Leaving it adds the gradient to the sum; ``RangeError`` when that is not possible.
-        """
-        if self._is_over or self._in_slot or self._slots == self._own_shards:
-            raise MisuseError(
-                f"slot() {self._slots + 1} in a step of {self._own_shards} shards"
-                f"{', inside another slot()' * self._in_slot}"
-                f"{', after the sum' * self._is_over}: call begin() in each step, then"
-                " slot() once for each shard"
-            )
-        self._in_slot = True
+        """Where to write all of the next shard's gradient, which is added at the end."""
+        assert not self._in_slot, "slot() inside another slot()"
+        assert not self._is_over, "slot() after the sum: call begin() in each step"
+        assert self._slots < self._own_shards, "call slot() once for each shard"
+        number, self._in_slot = self._slots, True
         self._slots += 1
         try:
-            yield self._gradient_of_slot(self._slots - 1)
+            yield self._gradient_of_slot(number)
             with _LOCAL_SUM:
-                self._add_slot(self._slots - 1)
+                self._add_slot(number)
         finally:
             self._in_slot = False
 
     def count(self, loss_sum: float, correct: int, examples: int) -> None:
         """Count one shard's examples; ``RangeError`` when its loss cannot be added."""
-        if self._is_over or self._counted == self._own_shards:
-            raise MisuseError(
-                f"count() {self._counted + 1} in a step of {self._own_shards} shards"
-                f"{', after the sum' * self._is_over}: call begin() in each step, then"
-                " count() once for each shard"
-            )
+        assert not self._is_over, "count() after the sum: call begin() in each step"
+        assert self._counted < self._own_shards, "call count() once for each shard"
         self._counted += 1
         self.stats.add(loss_sum, correct, examples)
 
-    def all_reduce(self) -> StepTotals:
+    def all_reduce(self) -> Totals:
         """Sum over all ranks. Collective."""
-        if self._in_slot or self._is_over:
-            raise MisuseError(
-                f"all_reduce() {'inside a slot()' if self._in_slot else 'for the second time'}:"
-                " call it once, after all slots of a step"
-            )
+        assert not self._in_slot, "all_reduce() inside a slot()"
+        assert not self._is_over, "all_reduce() for the second time in a step"
         self._is_over = True
-        return self._sum()
+        self._sum()
+        return self.stats.totals()
 
-    @abstractmethod
-    def check(self, gradients: FloatVector) -> None:
+    def check(self, gradient: FloatVector) -> None:
         """``RangeError`` when one shard's gradient cannot be added."""
+        check_terms(gradient, self._arithmetic.limit)
 
     @abstractmethod
     def _gradient_of_slot(self, number: int) -> FloatVector:
@@ -138,175 +139,79 @@ class Reducer(ABC):
         """Slot ``number`` is written: add it."""
 
     @abstractmethod
-    def _sum(self) -> StepTotals:
-        """All slots are added, or left out: sum over all ranks."""
-
-    def _totals(self, gradient: FloatVector) -> StepTotals:
-        return StepTotals(**vars(self.stats.totals()), gradient=gradient)
+    def _sum(self) -> None:
+        """Sum ``stats`` and ``gradient``, to which slots are added or left out, over all ranks."""
 
 
 class BucketReducer(Reducer):
     """Adds each gradient to ``[counts, gradient]``, the vector that is then summed over all ranks.
 
-    Args:
-        gradients: (size,) float32; every shard's gradient is written here and added at once.
-        own_shards: as for ``Reducer``.
-        num_shards: as for ``Reducer``.
-        gradient_limit: the largest magnitude of an element that is added, a power of two.
-        allreduce: sums buckets over all ranks: at once, or on another thread.
-        buckets: cover all elements; by default, one bucket.
+    ``gradient`` is also where every shard's gradient is written and added at once. ``buckets``
+    cover all elements; by default, there is one.
     """
-
-    dtype: type[np.floating]
 
     def __init__(
         self,
-        gradients: FloatVector,
+        arithmetic: Arithmetic,
         own_shards: int,
-        num_shards: int,
-        gradient_limit: float,
+        gradient: FloatVector,
         allreduce: Allreduce,
         buckets: Sequence[Bucket] = (),
     ) -> None:
-        super().__init__(own_shards, num_shards)
-        self.gradients, self._allreduce = gradients, allreduce
-        self.buckets = tuple(buckets) or (Bucket(0, 0, gradients.size, True),)
-        self._vector = np.zeros(STATS_SPACE + gradients.size, self.dtype)
+        self.buckets = tuple(buckets) or (Bucket(0, 0, gradient.size, True),)
+        super().__init__(arithmetic, own_shards, gradient)
+        self._allreduce = allreduce
+        self._vector: FloatVector = np.zeros(STATS_SPACE + gradient.size, arithmetic.dtype)
         self._total = self._vector[STATS_SPACE:]
-        self._added, self._started = [0] * len(self.buckets), 0
-        self._spans = [self._spans_of(bucket) for bucket in self.buckets]
-        self._limit = self._prepare(num_shards, gradient_limit)
 
     def begin(self) -> None:
         super().begin()
         self._added, self._started = [0] * len(self.buckets), 0
 
     def add(self, bucket: Bucket) -> None:
-        """Add ``bucket`` of ``gradients``, which one shard has written.
-
-        ``RangeError`` (with the index in the whole vector, and nothing changed) when it cannot be
-        added.
-        """
-        added = self._added[bucket.number]
-        if bucket.number < self._started or added == self._own_shards:
-            raise MisuseError(
-                f"add() of bucket {bucket.number} after its start(), or more than once for each of"
-                f" {self._own_shards} shards: add each shard's bucket, then start() it"
-            )
+        """Add ``bucket`` of ``gradient``, which one shard has written; all or nothing."""
+        added, elements = self._added[bucket.number], bucket.elements
+        assert bucket.number >= self._started, "add() of a bucket after its start()"
+        assert added < self._own_shards, "call add() of a bucket once for each shard"
         try:
-            self._add(self.gradients[bucket.elements], bucket, fresh=not added)
+            self._arithmetic.add(self._total[elements], self.gradient[elements], fresh=not added)
         except RangeError as error:
             raise RangeError(error.index + bucket.start, error.value, error.limit) from None
         self._added[bucket.number] += 1
 
     def start(self, bucket: Bucket) -> None:
-        """Begin to sum ``bucket`` over all ranks: all shards are added to it, or left out.
-
-        Collective, in the order of ``buckets``. With the last one go the counts.
-        """
-        if bucket.number != self._started:
-            raise MisuseError(
-                f"start() of bucket {bucket.number} after {self._started} were started: start each"
-                " bucket once, in order"
-            )
+        """Begin to sum ``bucket``, the next, over all ranks, and with the last one the counts."""
+        number, start = bucket.number, STATS_SPACE + bucket.start
+        assert number == self._started, "start() each bucket once, in order"
         self._started += 1
-        if not self._added[bucket.number]:
+        if not self._added[number]:
             self._total[bucket.elements] = 0
         if bucket.is_last:
             self._vector[:STATS_SIZE] = self.stats.sums
-            self._is_over = True
-        reducing, summing = self._spans[bucket.number]
-        with reducing:
-            self._allreduce.start(self._message(bucket), summing)
+            self._is_over, start = True, 0
+        message = self._vector[start : STATS_SPACE + bucket.stop]
+        nbytes = self.gradient[bucket.elements].nbytes
+        with Span(REDUCE, bucket=number, nbytes=nbytes, is_last=bucket.is_last):
+            self._allreduce.start(message, Span(ALLREDUCE, bucket=number, nbytes=message.nbytes))
 
-    def finish(self) -> StepTotals:
+    def finish(self) -> Totals:
         """Wait for all buckets."""
-        if self._started != len(self.buckets):
-            raise MisuseError(
-                f"finish() after start() of {self._started} of {len(self.buckets)} buckets: start"
-                " each bucket, then finish once"
-            )
-        self._started += 1  # beyond the last: finish() and start() raise until begin()
+        assert self._started == len(self.buckets), "start() each bucket, then finish() once"
+        self._started += 1  # beyond the last: finish() and start() fail until begin()
         self._allreduce.finish()
         self.stats.sums[:] = self._vector[:STATS_SIZE]
         with _LOCAL_SUM, np.errstate(over="ignore"):  # the next step's sums reject an overflow
-            np.copyto(self.gradients, self._total, casting="same_kind")
-        return self._totals(self.gradients)
+            np.copyto(self.gradient, self._total, casting="same_kind")
+        return self.stats.totals()
 
     def _gradient_of_slot(self, number: int) -> FloatVector:
-        return self.gradients
+        return self.gradient
 
     def _add_slot(self, number: int) -> None:
         for bucket in self.buckets:
             self.add(bucket)
 
-    def _sum(self) -> StepTotals:
+    def _sum(self) -> None:
         for bucket in self.buckets:
             self.start(bucket)
-        return self.finish()
-
-    def check(self, gradients: FloatVector) -> None:
-        check_terms(gradients, self._limit)
-
-    def _message(self, bucket: Bucket) -> FloatVector:
-        start = 0 if bucket.is_last else STATS_SPACE + bucket.start
-        return self._vector[start : STATS_SPACE + bucket.stop]
-
-    def _spans_of(self, bucket: Bucket) -> tuple[Span, Span]:
-        nbytes, number = self.gradients[bucket.elements].nbytes, bucket.number
-        return (
-            Span(REDUCE, bucket=number, nbytes=nbytes, is_last=bucket.is_last),
-            Span(ALLREDUCE, bucket=number, nbytes=self._message(bucket).nbytes),
-        )
-
-    @abstractmethod
-    def _prepare(self, num_shards: int, gradient_limit: float) -> float:
-        """Get ready to add to ``_total``; the largest magnitude of an element that is added."""
-
-    @abstractmethod
-    def _add(self, part: FloatVector, bucket: Bucket, fresh: bool) -> None:
-        """Add ``part`` to the total's ``bucket``; with ``fresh``, replace what is there."""
-
-
-class ExactReducer(BucketReducer):
-    """Sums in float64 by the exact sum: the same bits on any number of ranks."""
-
-    dtype = np.float64
-
-    def _prepare(self, num_shards: int, gradient_limit: float) -> float:
-        self._exact = ExactSum(self._total, num_shards, gradient_limit)
-        return gradient_limit
-
-    def _add(self, part: FloatVector, bucket: Bucket, fresh: bool) -> None:
-        self._exact.add(part, bucket.start, fresh)
-
-
-class FastReducer(BucketReducer):
-    """Sums in float32, in any order: half the bytes, but bits depend on the number of ranks.
-
-    Counts are below 2**24, so exact in float32. Its limit is that of float32.
-    """
-
-    dtype = np.float32
-
-    def _prepare(self, num_shards: int, gradient_limit: float) -> float:
-        return fast_limit(num_shards)
-
-    def _add(self, part: FloatVector, bucket: Bucket, fresh: bool) -> None:
-        self.check(part)
-        total = self._total[bucket.elements]
-        if fresh:
-            np.copyto(total, part)
-        else:
-            total += part
-
-
-def fast_limit(num_shards: int) -> float:
-    """The largest magnitude of ``num_shards`` float32 terms whose sum is always finite."""
-    return float(np.finfo(np.float32).max) / num_shards
-
-
-REDUCERS: dict[str, type[ExactReducer] | type[FastReducer]] = {
-    "exact": ExactReducer,
-    "fast": FastReducer,
-}
+        self.finish()

@@ -81,9 +81,8 @@ def start_and_examine(
     arguments: Sequence[str],
 ) -> int:
     """Start MPI, if a launcher started several processes, and make the collective checks."""
-    from distcnn.cli.command import run_on
     from distcnn.distributed import open_communicator
-    from distcnn.doctor.collective_checks import ReportingCommunicator, examine
+    from distcnn.doctor.collective_checks import examine
 
     rank, other_report = launcher.declared_rank(os.environ), start_report()
 
@@ -95,7 +94,7 @@ def start_and_examine(
     is_watched = launcher.needs_mpi(os.environ) and rank == 0
     try:
         with watched_start(report_start) if is_watched else nullcontext():
-            communicator = ReportingCommunicator(open_communicator())
+            communicator = open_communicator()
     except InputError as error:
         text = str(error).removesuffix(f": {launcher.REMEDY}")
         found.append(Finding(BAD, "launcher", text, launcher.REMEDY))
@@ -103,7 +102,7 @@ def start_and_examine(
             time.sleep(SECONDS_FOR_RANK_0)
         return end_without_mpi(found, options)
     limit_process()  # starting MPI has cancelled the timer
-    return run_on(communicator, NAME, lambda *_: examine(communicator, local, options), arguments)
+    return examine(communicator, local, options, arguments)
 
 
 def end_without_mpi(found: list[Finding], options: argparse.Namespace) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
+from distcnn.cli.command import run_on
 from distcnn.distributed import Communicator
 from distcnn.doctor import files, sums, world
 from distcnn.doctor.findings import BAD, Finding, Ranks, Report, Same, attempt
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.spans import MEASURE, Span
 
 NAME = "distcnn.doctor"
@@ -19,41 +19,56 @@ STALL_SECONDS = 7.0
 OF_EACH_RANK = (world.clock, files.output, files.data, sums.exact_sum, sums.products)
 """Rank 0 merges what all ranks find."""
 OF_ALL_RANKS = (world.ranks, world.hosts, world.cores, sums.network, sums.speed)
-
-
-class ReportingCommunicator(WatchedCommunicator):
-    """Ends all ranks with exit code 1, once rank 0 has completed its report."""
-
-    def __init__(self, inner: Communicator) -> None:
-        super().__init__(inner)
-        self.report = Report(silent=inner.rank > 0)
-
-    def abort(self, exit_code: int) -> NoReturn:
-        text = "some checks did not finish: a rank failed or is stuck"
-        self.report.add(Finding(BAD, "doctor", text, "see standard error for the rank"))
-        self.report.end()
-        super().abort(1)
+UNFINISHED = Finding(
+    BAD,
+    "doctor",
+    "some checks did not finish: a rank failed or is stuck",
+    "see standard error for the rank",
+)
 
 
 def examine(
-    communicator: ReportingCommunicator, local: list[Finding | Same], options: argparse.Namespace
+    communicator: Communicator,
+    local: list[Finding | Same],
+    options: argparse.Namespace,
+    arguments: Sequence[str],
 ) -> int:
     """Report the ``local`` findings of all ranks on rank 0, and make the collective checks.
 
-    Returns the exit code, the same on all ranks.
+    Returns the exit code, the same on all ranks: 1 when a rank fails, once the report is complete.
     """
-    report, ranks = communicator.report, Ranks(dict(enumerate(communicator.hosts)))
+    report = Report(silent=communicator.rank > 0)
+
+    def end_all(exit_code: int) -> NoReturn:
+        text = "some checks did not finish: a rank failed or is stuck"
+        report.add(Finding(BAD, "doctor", text, "see standard error for the rank"))
+        report.end()
+        communicator.abort(1)
+
+    def work(communicator: Communicator, arguments: Sequence[str]) -> int:
+        with Watchdog(NAME, communicator, STALL_SECONDS, end_all):
+            return _examine(communicator, report, local, options)
+
+    return run_on(communicator, NAME, work, arguments, end_all)
+
+
+def _examine(
+    communicator: Communicator,
+    report: Report,
+    local: list[Finding | Same],
+    options: argparse.Namespace,
+) -> int:
+    ranks = Ranks(dict(enumerate(communicator.hosts)))
 
     def merged(found: Iterable[Finding | Same]) -> list[Finding]:
         return ranks.merge(dict(enumerate(communicator.allgather(list(found)))))
 
-    with Watchdog(NAME, communicator, STALL_SECONDS):
-        report.add(*merged(local))
-        for check in OF_EACH_RANK:
-            with Span(MEASURE):
-                report.add(*merged(attempt(check, communicator, options)))
-        for joint_check in OF_ALL_RANKS:
-            with Span(MEASURE):
-                report.add(*joint_check(communicator, options))
-        report.end(options.json)
-        return communicator.broadcast(int(report.counts[BAD] > 0))
+    report.add(*merged(local))
+    for check in OF_EACH_RANK:
+        with Span(MEASURE):
+            report.add(*merged(attempt(check, communicator, options)))
+    for joint_check in OF_ALL_RANKS:
+        with Span(MEASURE):
+            report.add(*joint_check(communicator, options))
+    report.end(options.json)
+    return communicator.broadcast(int(report.counts[BAD] > 0))

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.distributed import BlockingAllreduce, Communicator, ExactSum
-from distcnn.distributed.allreduce_timing import Timed, time_sums
+from distcnn.distributed import Allreduce, Communicator, ExactSum
+from distcnn.distributed.communicator import time_sums
 from distcnn.doctor.findings import BAD, GOOD, WARNING, Finding, Found, Ranks, Same
 from distcnn.random_streams import generator
 from distcnn.training.fingerprint import PRODUCTS, arithmetic_sha256, operands
@@ -56,25 +56,25 @@ def network(communicator: Communicator, options: argparse.Namespace) -> Iterator
     if communicator.world_size == 1:
         return
     hosts = len(set(communicator.hosts))
-    sums = BlockingAllreduce(communicator.allreduce_sum)
+    sums = Allreduce(communicator.allreduce_sum)
     yield from allreduce_speed(time_sums(communicator, sums, SIZES, SECONDS), hosts)
     if communicator.shared_floats(1024) is None and hosts == 1:
         text = "gradients go through MPI, which is slower than shared memory"
         yield Finding(WARNING, "gradients", text, NOT_SHARED)
 
 
-def allreduce_speed(rows: Sequence[Timed], hosts: int) -> Iterator[Finding]:
+def allreduce_speed(rows: Sequence[tuple[int, float]], hosts: int) -> Iterator[Finding]:
     """Latency from the first row, bandwidth from the last two."""
     remedy = SPINNING if hosts == 1 else OTHER_NETWORK
-    latency = rows[0].seconds
+    latency = rows[0][1]
     text = f"an allreduce of 8 bytes takes {latency * 1e3:.3f} ms"
-    measured = {"allreduce": [{"bytes": row.nbytes, "seconds": row.seconds} for row in rows]}
+    measured = {"allreduce": [{"bytes": size, "seconds": took} for size, took in rows]}
     if latency > SLOW_SECONDS * max(1.0, math.log2(hosts)):
         yield Finding(WARNING, "latency", f"{text}: slow for any network", remedy, measured)
     else:
         yield Finding(GOOD, "latency", text, measured=measured)
     nbytes, seconds = rows[-1]
-    bandwidth = max(row.nbytes / row.seconds for row in rows[-2:])
+    bandwidth = max(size / took for size, took in rows[-2:])
     text = f"an allreduce of {nbytes / 1e6:.1f} MB takes {seconds * 1e3:.1f} ms"
     rate = f"{bandwidth / 1e6:,.0f} MB/s ({text})"
     if nbytes < GRADIENT_BYTES:
@@ -99,12 +99,12 @@ def exact_sum(communicator: Communicator, options: argparse.Namespace) -> Found:
 
 def sum_of(ranks: Iterable[int], world_size: int) -> NDArray[np.float64]:
     """The exact sum (TERMS,) of numbers from 1e-8 to 1e4 that are drawn for each of ``ranks``."""
-    exact = ExactSum(np.zeros(TERMS), world_size, LIMIT)
+    exact, total = ExactSum(world_size, LIMIT), np.zeros(TERMS)
     for rank in ranks:
         draw = np.random.Generator(generator(SEED, rank))
         terms = draw.standard_normal(TERMS) * 10.0 ** draw.integers(-8, 4, TERMS)
-        exact.add(terms.astype(np.float32))
-    return exact.total
+        exact.add(total, terms.astype(np.float32))
+    return total
 
 
 def products(communicator: Communicator, options: argparse.Namespace) -> Found:

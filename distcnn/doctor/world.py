@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 from distcnn.distributed import Communicator
-from distcnn.distributed.communicator import NoMailbox
 from distcnn.doctor.findings import BAD, GOOD, MOST_HOSTS_NAMED, WARNING, Finding
 from distcnn.system import launcher
 from distcnn.system.host import oversubscription, threads_for_each, usable_cores
@@ -37,7 +36,6 @@ LOAD_THREADS = (
 def ranks(communicator: Communicator, options: argparse.Namespace) -> Iterator[Finding]:
     """As many ranks as were started and as the default's shards; thread support."""
     world_size, description = communicator.world_size, communicator.description
-    has_threads = not isinstance(communicator.mailbox(), NoMailbox)
     if world_size == 1:
         yield Finding(GOOD, "ranks", "1, without a launcher")
         return
@@ -57,7 +55,7 @@ def ranks(communicator: Communicator, options: argparse.Namespace) -> Iterator[F
     else:
         text = f"{world_size} ({description}), as many as the launcher started"
         yield Finding(GOOD, "ranks", text)
-    if has_threads:
+    if communicator.has_threads:
         yield Finding(GOOD, "mpi threads", "MPI_THREAD_MULTIPLE is supported")
     else:
         yield Finding(WARNING, "mpi threads", "MPI lacks MPI_THREAD_MULTIPLE", LOAD_THREADS)

@@ -5,8 +5,6 @@ reports. With some launchers (Hydra) the other ranks wait in MPI_Init forever fo
 with a code, but not for one that a signal killed. Standard library only.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -26,7 +24,7 @@ SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 SECONDS_FOR_OTHERS = 2.0
 """How long the reporter waits for the other ranks of its launch to fail likewise."""
 SECONDS_FOR_REPORTER = 8.0
-"""How long the others wait for the reporter to exit."""
+"""How long the others wait for the reporter."""
 
 
 def report_early_failures() -> None:
@@ -46,16 +44,11 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 def end_before_start(
     text: str, others_wait: bool = True, tell: Callable[[str], None] = tell
 ) -> None:
-    """Report why this process cannot open its communicator, as the last thing it does.
+    """Report (``tell``) why this process cannot open its communicator, once for each host.
 
     Returns if all ranks of the launch end here, so that each may exit with a code; else it ends
-    this process by a signal.
-
-    Args:
-        text: the report, printed by one process of this host.
-        others_wait: whether other ranks may be waiting in MPI_Init. If not, every process is a
-            world of its own, and only rank 0 reports.
-        tell: prints the report.
+    this process by a signal. ``others_wait``: whether other ranks may be waiting in MPI_Init. If
+    not, every process is a world of its own, and only rank 0 reports.
     """
     if not launcher.needs_mpi(os.environ):
         tell(text)
@@ -68,14 +61,12 @@ def end_before_start(
         return
     claim(f"failed-{start}-{rank}")
     if not claim(f"start-{start}"):
-        _wait_while(lambda: f"start-{start}" in claimed(), SECONDS_FOR_REPORTER)
+        _wait_for(lambda: f"start-{start}" not in claimed(), SECONDS_FOR_REPORTER)
         return
     tell(text)
     time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
-    ranks = range(launcher.declared_size(os.environ))
-    everyone = {f"failed-{start}-{other}" for other in ranks}
-    _wait_while(lambda: not everyone <= claimed(), SECONDS_FOR_OTHERS)
-    if not everyone or not everyone <= claimed():
+    everyone = {f"failed-{start}-{other}" for other in range(launcher.declared_size(os.environ))}
+    if not everyone or not _wait_for(lambda: everyone <= claimed(), SECONDS_FOR_OTHERS):
         _end_by_signal()
 
 
@@ -85,10 +76,11 @@ def start_report() -> Path | None:
     return folder and folder / f"start-{launcher.launch_name()}"
 
 
-def _wait_while(holds: Callable[[], bool], seconds: float) -> None:
+def _wait_for(holds: Callable[[], bool], seconds: float) -> bool:
     end = time.monotonic() + seconds
-    while holds() and time.monotonic() < end:
+    while not holds() and time.monotonic() < end:
         time.sleep(0.02)
+    return holds()
 
 
 def _end_by_signal(number: int = signal.SIGTERM) -> None:

@@ -1,11 +1,8 @@
 """The heartbeat: what this process is doing now, for reports of failures and stalls.
 
-A listener of spans that notes each change of activity (about two microseconds) in a small piece of
-memory. Other processes of the host can read it through ``/proc/<pid>/fd``, even when this one has
-been stopped. Nothing is left behind when the process ends.
+A listener of spans that notes each change of activity (about two microseconds) in memory that other
+processes of the host can read through ``/proc/<pid>/fd``, even when this one has been stopped.
 """
-
-from __future__ import annotations
 
 import mmap
 import os
@@ -13,9 +10,10 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 from distcnn import spans
@@ -46,38 +44,30 @@ TEXTS: Final = {
     spans.DEBUG: "debugging",
     spans.MEASURE: "measuring",
 }
-"""Descriptions of activities by the names of their spans. A step has only its number."""
+"""What spans do. A step has only its number."""
 WAITS: Final = {spans.COLLECTIVE, spans.WAIT_FOR_SUMS}
 """Spans in which the main thread waits for other ranks."""
 NOTED: Final = TEXTS.keys() | WAITS | {spans.STEP, spans.PROGRESS}
-STARTING, ENDING = "starting", "ending"
 
-NOTE = struct.Struct("<qqd160s")
-"""Step, waiting (0 or 1), since when, activity; then of the stack its time, length and text."""
-STACK = struct.Struct("<dI")
 STACK_BYTES = 16384
-_TOTAL_BYTES = NOTE.size + STACK.size + STACK_BYTES
+NOTE, STACK = struct.Struct("<qqd160s"), struct.Struct(f"<d{STACK_BYTES}s")
+"""Step, waiting (0 or 1), since when, activity; then time and text of the stack."""
+_TOTAL_BYTES = NOTE.size + STACK.size
 
 
 @dataclass(frozen=True)
 class Beat:
-    """One reading. Times are of ``time.monotonic()``, which all processes of a host share.
-
-    Args:
-        step: the latest step that was started; -1 before the first.
-        activity: what the main thread does, as text.
-        waiting: whether it waits for the other ranks.
-        since: when that began.
-        stack_time: when ``stack`` was noted.
-        stack: the main thread's.
-    """
+    """What the main thread of a process does, ``waiting`` for the other ranks or not."""
 
     step: int
+    """The latest that was started, -1 before the first."""
     activity: str
     waiting: bool
-    since: float
-    stack_time: float
+    seconds: float
+    """Since the activity began."""
     stack: str
+    stack_seconds: float
+    """Since the stack was noted."""
 
     def text(self) -> str:
         """Step and activity as text."""
@@ -86,19 +76,17 @@ class Beat:
 
 
 class Heartbeat:
-    """This process's notes; ``beats`` counts them. Spans of all threads count as progress; those of
-    the main thread give the activity.
-    """
+    """Notes of this process: ``beats`` counts all spans; the main thread's are activities."""
 
     def __init__(self) -> None:
         self.beats = 0
-        self._step, self._activity, self._waiting = -1, STARTING, False
+        self._step, self._activity, self._waiting = -1, "starting", False
         self._outer: list[str] = []
         self._main: int | None = None
 
     @cached_property
     def descriptor(self) -> int:
-        """Descriptor of the memory that other processes read; -1 if there is no such memory."""
+        """Of the memory that other processes read; -1 if there is no such memory."""
         if not hasattr(os, "memfd_create"):
             return -1
         descriptor = os.memfd_create("distcnn-heartbeat", os.MFD_CLOEXEC)
@@ -113,7 +101,7 @@ class Heartbeat:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note the spans of this thread, the main one, inside this context."""
+        """Note the spans of this thread, the main one."""
         if self._main is not None:
             yield
             return
@@ -126,7 +114,6 @@ class Heartbeat:
             self._outer.clear()
 
     def begin(self, span: Span) -> None:
-        """Record the start of an activity."""
         if threading.get_ident() == self._main:
             if span.name == spans.STEP:
                 self._step = int(str(span.labels.get("step", -1)))
@@ -139,10 +126,7 @@ class Heartbeat:
         self._note()
 
     def end(self, span: Span) -> None:
-        """Return to the enclosing activity.
-
-        The text of an outermost activity is kept, so that reports of exceptions can show it.
-        """
+        """Return to the enclosing activity; an outermost one is kept for reports of exceptions."""
         self.beats += 1
         if threading.get_ident() == self._main:
             if span.name in WAITS:
@@ -154,20 +138,12 @@ class Heartbeat:
                     self._activity = outer
                     self._note()
 
-    def note_end(self) -> None:
-        """The command's work is done."""
-        self._activity = ENDING
-        self._note()
-
     def note_stack(self, stack: str) -> None:
         """Keep the main thread's current stack, or its innermost part if it is too long."""
         raw = stack.encode(errors="replace")[-STACK_BYTES:]
-        begin = NOTE.size + STACK.size
-        self._memory[begin : begin + len(raw)] = raw
-        STACK.pack_into(self._memory, NOTE.size, time.monotonic(), len(raw))
+        STACK.pack_into(self._memory, NOTE.size, time.monotonic(), raw)
 
     def read(self) -> Beat:
-        """The latest state."""
         return _parse(bytes(self._memory))
 
     def _note(self) -> None:
@@ -178,21 +154,19 @@ class Heartbeat:
 
 def read_other(pid: int, descriptor: int) -> Beat | None:
     """The latest state of another process of this host and user; None if it cannot be read."""
-    try:
-        with open(f"/proc/{pid}/fd/{descriptor}", "rb") as file:  # noqa: PTH123
-            raw = file.read(_TOTAL_BYTES)
-    except OSError:
-        return None
-    return _parse(raw) if len(raw) == _TOTAL_BYTES else None
+    with suppress(OSError), Path(f"/proc/{pid}/fd/{descriptor}").open("rb") as file:
+        raw = file.read(_TOTAL_BYTES)
+        if len(raw) == _TOTAL_BYTES:
+            return _parse(raw)
+    return None
 
 
 def _parse(raw: bytes) -> Beat:
     step, waiting, since, activity = NOTE.unpack_from(raw)
-    stack_time, length = STACK.unpack_from(raw, NOTE.size)
-    begin = NOTE.size + STACK.size
-    stack = raw[begin : begin + length].decode(errors="replace")
-    words = activity.rstrip(b"\0").decode(errors="replace")
-    return Beat(step, words, bool(waiting), since, stack_time, stack)
+    noted, stack = STACK.unpack_from(raw, NOTE.size)
+    now = time.monotonic()  # the same clock in all processes of a host
+    text, stack_text = (each.rstrip(b"\0").decode(errors="replace") for each in (activity, stack))
+    return Beat(step, text, bool(waiting), now - since, stack_text, now - noted)
 
 
 heartbeat = Heartbeat()

@@ -1,11 +1,8 @@
 """Shared memory that MPI left in /dev/shm because its ranks were killed.
 
 It takes memory, and worse: srun gives the steps of a requeued job the same names, and MPICH names
-its memory after the step, so the next start would find what the last one left. Standard library
-only.
+its memory after the step, so the next start would find what the last one left.
 """
-
-from __future__ import annotations
 
 import os
 import time
@@ -25,11 +22,9 @@ PREFIXES = (
 INITIAL_NAMESPACE = 0xEFFFFFFC
 """The inode of the host's own process namespace, a constant of Linux."""
 SECONDS_TO_FINALIZE = 0.2
-"""A rank that ends unmaps its memory just before removing it, so only memory that is unused at two
-checks this far apart was left behind.
-"""
+"""A rank that ends unmaps its memory just before removing it: memory is checked twice."""
 SECONDS_TO_ATTACH = 60.0
-"""A process of another container that is about to map a file has done so after this time."""
+"""Within this time, a process of another container maps its file."""
 
 
 def clean_before_start(folder: Path = MEMORY) -> None:
@@ -40,11 +35,11 @@ def clean_before_start(folder: Path = MEMORY) -> None:
 
 
 def remove_left_behind(folder: Path = MEMORY) -> list[Path]:
-    """Remove this user's MPI files that no process has open or mapped; return what was removed."""
+    """Remove this user's MPI files that no process has open or mapped, and return them."""
     unused = _unused(_candidates(folder))
     if unused:
         time.sleep(SECONDS_TO_FINALIZE)
-        unused = [path for path in _unused(unused) if path.exists()]
+        unused = _unused(unused)
     removed = []
     for path in unused:
         with suppress(OSError):
@@ -57,7 +52,8 @@ def _candidates(folder: Path) -> list[Path]:
     """This user's MPI files; in a container, which may not see all processes, only older ones."""
     found = []
     with suppress(OSError):
-        newest = time.time() - (0 if _sees_all_processes() else SECONDS_TO_ATTACH)
+        sees_all = Path("/proc/self/ns/pid").stat().st_ino == INITIAL_NAMESPACE
+        newest = time.time() - (0 if sees_all else SECONDS_TO_ATTACH)
         for path in folder.iterdir():
             with suppress(OSError):
                 status = path.lstat()
@@ -67,10 +63,6 @@ def _candidates(folder: Path) -> list[Path]:
     return found
 
 
-def _sees_all_processes() -> bool:
-    return Path("/proc/self/ns/pid").stat().st_ino == INITIAL_NAMESPACE
-
-
 def _unused(paths: list[Path]) -> list[Path]:
     """Those of ``paths`` that no process has open or mapped.
 
@@ -78,10 +70,8 @@ def _unused(paths: list[Path]) -> list[Path]:
     themselves are not opened, because a file system that hangs would hang this process. Open files
     are listed before mapped ones, to see a file that is mapped and closed in between.
     """
-    if not paths:
-        return []
-    used: set[Path] = set()
-    for process in Path("/proc").glob("[0-9]*"):
+    unused = set(paths)
+    for process in Path("/proc").glob("[0-9]*") if paths else ():
         texts = []
         with suppress(OSError):
             for descriptor in (process / "fd").iterdir():
@@ -89,12 +79,9 @@ def _unused(paths: list[Path]) -> list[Path]:
                     texts.append(str(descriptor.readlink()))
             texts.append((process / "maps").read_text(errors="replace"))
         text = "\n".join(texts)
-        used |= {
-            path
-            for path in paths
-            if f"/{path.name}" in text and _has_same_folder(process, path.parent)
-        }
-    return [path for path in paths if path not in used]
+        found = {path for path in unused if f"/{path.name}" in text}
+        unused -= {path for path in found if _has_same_folder(process, path.parent)}
+    return [*unused]
 
 
 def _has_same_folder(process: Path, folder: Path) -> bool:

@@ -1,15 +1,11 @@
 """End a rank whose launcher is gone.
 
-A launcher ends its ranks whenever it ends itself, unless its process on this host is killed
-outright. MPI does not notice that: ranks that share memory would train on, unseen, and mpirun would
-wait for them.
+A launcher ends its ranks when it ends, unless its process on this host is killed outright. MPI does
+not notice that: ranks that share memory would train on, and mpirun would wait for them.
 """
-
-from __future__ import annotations
 
 import ctypes
 import os
-import select
 import signal
 import socket
 import sys
@@ -18,47 +14,43 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from distcnn.fault_tolerance.failure import note_exit
+from distcnn.distributed.communicator import note_exit
 from distcnn.fault_tolerance.watchdog import EXIT_STALLED
 from distcnn.system import launcher
 from distcnn.system.console import tell
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2): the signal that the kernel sends this process when its parent ends."""
-SECONDS_BETWEEN_LOOKS = 1.0
-"""Used where the system cannot wait for a process that is not a child."""
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def end_with_launcher(name: str) -> None:
-    """End this process with an error and ``EXIT_STALLED`` as soon as its launcher is gone.
-
-    Does nothing without a launcher, or under Slurm's own, which ends the ranks itself.
-
-    Args:
-        name: the command, for the error message.
-    """
+    """End this process with an error and ``EXIT_STALLED`` as soon as its launcher is gone."""
     process = _watched_launcher()
+    program = launcher.process_status(process, "Name") or "the launcher"
+
+    def end_after_it() -> None:
+        while _runs(process):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        rank, host = launcher.declared_rank(os.environ), socket.gethostname()
+        tell(
+            f"{name}: error: rank {rank} on host {host} ends because {program}"
+            f" (process {process}), which launched it, has ended; resume the run"
+        )
+        note_exit(EXIT_STALLED)
+        os._exit(EXIT_STALLED)
+
     if process:
-        arguments = (name, process, launcher.process_status(process, "Name") or "the launcher")
         with suppress(RuntimeError):  # no more threads: the watchdog, which needs one, reports it
-            threading.Thread(
-                target=_end_after, args=arguments, name="launcher's end", daemon=True
-            ).start()
+            threading.Thread(target=end_after_it, name="launcher's end", daemon=True).start()
 
 
 @contextmanager
 def killed_with_launcher() -> Iterator[None]:
-    """Let the kernel kill this process when its launcher ends: in MPI_Init no Python thread runs.
-
-    Works only if the launcher is the parent and has a single thread: the kernel sends the signal
-    when the thread ends that started this process.
-    """
+    """Let the kernel kill this process with its launcher: in MPI_Init no Python thread runs."""
     process = _watched_launcher()
-    by_kernel = (
-        process == os.getppid()
-        and sys.platform == "linux"
-        and launcher.process_status(process, "Threads") == "1"
-    )
+    # if the parent has several threads, the kernel means the end of the one that started this
+    by_kernel = process == os.getppid() and launcher.process_status(process, "Threads") == "1"
     if by_kernel:
         signal_at_parents_end(signal.SIGKILL)
     try:
@@ -75,41 +67,16 @@ def signal_at_parents_end(number: int) -> None:
 
 
 def _watched_launcher() -> int:
-    """The launcher's process; 0 if there is none to watch."""
+    """The launcher's process; 0 without one, or under Slurm's own, which ends the ranks itself."""
     process = launcher.launching_process()
-    if not launcher.declared(os.environ) or process <= 1:
-        return 0
-    return 0 if launcher.process_status(process, "Name") == "slurmstepd" else process
+    by_slurm = launcher.process_status(process, "Name") == "slurmstepd"
+    return process if launcher.declared(os.environ) and process > 1 and not by_slurm else 0
 
 
-def _end_after(name: str, process: int, program: str) -> None:
-    _wait_for_end_of(process)
-    rank, host = launcher.declared_rank(os.environ), socket.gethostname()
-    tell(
-        f"{name}: error: rank {rank} on host {host} ends because {program}"
-        f" (process {process}), which launched it, has ended; resume the run"
-    )
-    note_exit(EXIT_STALLED)
-    os._exit(EXIT_STALLED)
-
-
-def _wait_for_end_of(process: int) -> None:
-    """Return when ``process``, not a child of this one, has ended."""
-    if sys.platform == "linux":
-        with suppress(OSError):  # a kernel before 5.3, or a container that forbids it
-            ended = select.poll()
-            ended.register(os.pidfd_open(process), select.POLLIN)
-            ended.poll()
-            return
-    while _exists(process):
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-def _exists(process: int) -> bool:
+def _runs(process: int) -> bool:
+    """Whether it exists and is not a zombie."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return not launcher.process_status(process, "State").startswith("Z")

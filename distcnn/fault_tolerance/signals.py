@@ -1,17 +1,10 @@
 """Signals that ask a run to stop: Ctrl-C, SIGTERM, SIGHUP of a closed terminal, and the warnings of
 schedulers (SIGUSR1, SIGUSR2, SIGXCPU).
 
-The ranks agree to stop in the next step's sum, or at the next check within an evaluation. Before
-the first step there is nothing to save, so a signal ends all ranks at once.
-
-Python runs signal handlers in the main thread between bytecodes, so never while it waits in MPI.
-But the C part of a handler writes the signal's number to a pipe at once, which a thread reads: so a
-second Ctrl-C ends the process whatever the main thread does. The main thread and the threads that
-it starts block these signals, so that the kernel delivers them to the reading thread: a main thread
-that waits for a hung file system would not even run the C part.
+Python runs handlers in the main thread between bytecodes, so never while it waits in MPI. But their
+C part writes the signal's number to a pipe at once, which a thread reads. Only this thread does not
+block the signals: a main thread that waits for a hung file system would not even run the C part.
 """
-
-from __future__ import annotations
 
 import os
 import signal
@@ -20,8 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 from distcnn.system.console import tell
 
@@ -30,9 +22,7 @@ STOP_SIGNALS = (
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
 )
 SECONDS_BETWEEN_INTERRUPTS = 0.5
-"""One Ctrl-C may reach a rank twice, from the terminal and through the launcher: within this time
-they count as one.
-"""
+"""Within this time two count as one: from the terminal and through the launcher."""
 SECONDS_TO_MAKE_RUN = 5.0
 """How long a signal waits while a run directory is made: the file system may hang."""
 EXIT_INTERRUPTED = 130
@@ -55,21 +45,11 @@ def received_by_children() -> Iterator[None]:
 
 
 class StopSignals:
-    """A context in which stop signals set ``requested``. Outside the main thread it does nothing.
+    """A context in which stop signals set ``requested``; a rank that ``speaks`` prints it. While
+    ``steps_are_taken`` is off, ``end_all`` ends all ranks. Nothing happens outside the main thread.
 
-    Args:
-        name: the command, for messages.
-        speaks: whether this rank prints that it received a signal.
-        end_all: ends all ranks at once. Called for a signal, which is then in ``received``, while
-            ``steps_are_taken`` is off.
-        to_the_end: ignore the signals afterwards, because a process that is about to end with its
-            exit code must not be killed by a second one.
-
-    Attributes:
-        requested: name of the first signal; None before.
-        steps_are_taken: set it with the first step: from then on there is something to save.
-        can_resume: whether there is a run directory to resume.
-        received: the signal for which ``end_all`` is called.
+    With ``to_the_end``, signals are ignored afterwards: a process that is about to end with its
+    exit code must not be killed by a second one.
     """
 
     def __init__(
@@ -78,14 +58,18 @@ class StopSignals:
         self._name, self._speaks = name, speaks
         self._end_all, self._to_the_end = end_all, to_the_end
         self.requested: str | None = None
+        """Name of the first signal."""
         self.steps_are_taken = False
+        """Set it with the first step: from then on there is something to save."""
         self.can_resume = False
+        """Whether there is a run directory to resume."""
         self.received: signal.Signals | None = None
+        """The signal for which ``end_all`` is called."""
         self._making = threading.Lock()
-        self._last_interrupt: float | None = None
+        self._first_interrupt: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> Self:
         # elsewhere Python sets no handlers
         self._listens = threading.current_thread() is threading.main_thread()
         if not self._listens:
@@ -93,19 +77,15 @@ class StopSignals:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         for number in stop_signals_here():
-            self._before[number] = signal.signal(number, _ignore)
+            # Python writes to the pipe only for signals that have a handler
+            self._before[number] = signal.signal(number, lambda number, frame: None)
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
         self._thread.start()
         self._mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if not self._listens:
             return
         signal.set_wakeup_fd(self._wakeup_before)
@@ -118,10 +98,7 @@ class StopSignals:
 
     @contextmanager
     def making_run(self) -> Iterator[None]:
-        """A context that makes the run directory.
-
-        A signal inside takes effect afterwards, so it never leaves an incomplete run directory.
-        """
+        """Let signals take effect afterwards: they never leave an incomplete run directory."""
         with self._making:
             yield
             self.can_resume = True
@@ -135,26 +112,20 @@ class StopSignals:
 
     def _take(self, received: signal.Signals) -> None:
         if not self.steps_are_taken:
-            self._end(received)
-        now = time.monotonic()
+            self._end_before_steps(received)
         if received == signal.SIGINT:
-            if (
-                self._last_interrupt is not None
-                and now - self._last_interrupt > SECONDS_BETWEEN_INTERRUPTS
-            ):
+            now = time.monotonic()
+            self._first_interrupt = self._first_interrupt or now
+            if now - self._first_interrupt > SECONDS_BETWEEN_INTERRUPTS:
                 os._exit(EXIT_INTERRUPTED)
-            self._last_interrupt = self._last_interrupt or now
         if self.requested is None:
             self.requested = received.name
             if self._speaks:
                 again = "; Ctrl-C again ends at once" if received == signal.SIGINT else ""
                 tell(f"{self._name}: {received.name}: saving a checkpoint, then stopping{again}")
 
-    def _end(self, received: signal.Signals) -> None:
-        """End all ranks, unless the first step came while a run directory was made.
-
-        The lock is held meanwhile, so that no run directory is started.
-        """
+    def _end_before_steps(self, received: signal.Signals) -> None:
+        """There is nothing to save, unless the first step came while a run directory was made."""
         held = self._making.acquire(timeout=SECONDS_TO_MAKE_RUN)
         if not self.steps_are_taken:
             self.received = received
@@ -162,7 +133,3 @@ class StopSignals:
             self._end_all()
         if held:
             self._making.release()
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Do nothing: Python writes to the pipe only for signals that have a handler."""

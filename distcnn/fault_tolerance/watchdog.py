@@ -1,32 +1,25 @@
 """The watchdog: a thread on each rank that detects a stall, finds the late rank, reports what it
 was doing and ends all ranks.
 
-A rank that stops (a stopped process, a hung file system, a dead host) leaves the others waiting in
-MPI forever, without a message. The thread of each rank measures how long its main thread has made
-no progress. Beyond the timeout one rank, the reporter, asks all others; they answer with their
-activity and stack. Ranks that do not answer are late, and so are those that do not wait for others.
-A stopped process cannot answer: a rank on the same host reads its heartbeat
-(``distcnn.fault_tolerance.heartbeat``).
-
-Only time in which this thread ran counts, so a job that was suspended and continued has not
-stalled.
+When its main thread has made no progress for the timeout, one rank, the reporter, asks all others.
+Those that do not answer are late, and so are those that do not wait for others. For a stopped
+process, a rank on the same host reads its heartbeat. Only time in which the thread ran counts: a
+job that was suspended and continued has not stalled.
 """
-
-from __future__ import annotations
 
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NoReturn, Self
 
 from distcnn.distributed import Communicator
 from distcnn.fault_tolerance.heartbeat import Beat, heartbeat, read_other
 from distcnn.system.console import tell
+from distcnn.system.launcher import process_status
 
 EXIT_STALLED = 4
 TICK_SECONDS = 1.0
@@ -37,8 +30,7 @@ TURN_SECONDS = ANSWER_SECONDS + 2
 MOST_TURNS = 3
 MOST_STACKS = 4
 """Stacks shown: those of late ranks, and of one that waits."""
-
-Say = Callable[[str], None]
+NOTHING_SEEN = Beat(-1, "", False, 0.0, "", 0.0)
 
 
 @dataclass(frozen=True)
@@ -53,44 +45,44 @@ class Member:
 
 @dataclass(frozen=True)
 class Status:
-    """A rank's report on itself, or on another rank of its host (then ``answers`` is False).
-
-    ``seconds``: since its activity began.
-    """
+    """A rank's report on itself, or on another of its host, with the ``state`` of its process."""
 
     member: Member
-    answers: bool
-    beat: Beat | None
-    seconds: float
-    stack: str
+    answers: bool = False
+    beat: Beat = NOTHING_SEEN
     state: str = ""
 
     @property
-    def rank(self) -> int:
-        return self.member.rank
+    def waits(self) -> bool:
+        """Whether it answers, and waits for other ranks."""
+        return self.answers and self.beat.waiting
 
 
 class Watchdog:
-    """A context manager that watches this process. Making it is collective.
-
-    ``timeout_seconds`` may be changed at any time; 0 means never.
+    """Watches this process in its context; ``timeout_seconds`` may be changed there, 0 means never.
+    Making it is collective. ``end_all`` ends all ranks with a code instead of ``abort``.
     """
 
     def __init__(
-        self, name: str, communicator: Communicator, timeout_seconds: float = 300.0
+        self,
+        name: str,
+        communicator: Communicator,
+        timeout_seconds: float = 300.0,
+        end_all: Callable[[int], NoReturn] | None = None,
     ) -> None:
         self.timeout_seconds = timeout_seconds
-        self._name, self._communicator = name, communicator
-        self._mailbox = communicator.mailbox()
-        host = communicator.hosts[communicator.rank]
-        self._me = Member(communicator.rank, host, os.getpid(), heartbeat.descriptor)
-        self._members: list[Member] = communicator.allgather(self._me)
+        self._end_all = end_all or communicator.abort
+        self._name, self._mailbox = name, communicator.mailbox()
+        rank = communicator.rank
+        self._me = Member(rank, communicator.hosts[rank], os.getpid(), heartbeat.descriptor)
+        self._members = communicator.allgather(self._me)
+        self._found: dict[int, Status] = {}
         self._main = threading.get_ident()
         self._beats, self._idle_seconds, self._heard_reporter = -1, 0.0, False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def __enter__(self) -> Watchdog:
+    def __enter__(self) -> Self:
         self._listening = heartbeat.listening()
         self._listening.__enter__()
         self._thread.start()
@@ -105,101 +97,73 @@ class Watchdog:
         last = time.monotonic()
         while not self._stopped.wait(TICK_SECONDS):
             now = time.monotonic()
-            self._count(min(now - last, 2 * TICK_SECONDS))
+            if heartbeat.beats == self._beats:
+                self._idle_seconds += min(now - last, 2 * TICK_SECONDS)
+            else:
+                self._beats, self._idle_seconds = heartbeat.beats, 0.0
             last = now
-            heartbeat.note_stack(self._stack())
-            self._answer(self._mailbox.take())
+            frame = sys._current_frames().get(self._main)
+            heartbeat.note_stack("".join(traceback.format_stack(frame)) if frame else "")
+            self._answer()
             turn = min(self._me.rank, MOST_TURNS) * TURN_SECONDS
-            if self.timeout_seconds and self._idle_seconds > self.timeout_seconds + turn:
-                if (
-                    self._heard_reporter
-                ):  # the reporter did not end the run: from here on, each rank acts alone
-                    self._heard_reporter, self._idle_seconds = False, self.timeout_seconds
-                else:
-                    self._investigate()
+            if not self.timeout_seconds or self._idle_seconds <= self.timeout_seconds + turn:
+                continue
+            if self._heard_reporter:
+                # the reporter did not end the run: from here on, each rank acts alone
+                self._heard_reporter, self._idle_seconds = False, self.timeout_seconds
+            else:
+                self._investigate()
 
-    def _count(self, seconds: float) -> None:
-        """Add to the time in which the main thread has made no progress."""
-        self._idle_seconds = self._idle_seconds + seconds if heartbeat.beats == self._beats else 0.0
-        self._beats = heartbeat.beats
-
-    def _answer(self, messages: Iterable[tuple[int, Any]]) -> None:
-        for sender, (question, ranks) in messages:
-            if question == "status":
+    def _answer(self) -> None:
+        """Take the messages that have arrived."""
+        for sender, (kind, content) in self._mailbox.take():
+            if kind == "status":
                 self._heard_reporter = True
-                self._mailbox.post(sender, ("answer", self._status()))
-            elif question == "look":
-                for rank in ranks:
-                    self._mailbox.post(sender, ("answer", look_at(self._members[rank])))
-            elif question == "end":
+                self._mailbox.post(sender, ("answer", Status(self._me, True, heartbeat.read())))
+            elif kind == "look":
+                self._mailbox.post(sender, ("answer", look_at(content)))
+            elif kind == "answer":
+                self._found[content.member.rank] = content
+            elif kind == "end":
                 _end_soon()
 
     def _investigate(self) -> None:
         """Ask all ranks, and end all unless one still works."""
-        others = [member for member in self._members if member.rank != self._me.rank]
-        answers = {self._me.rank: self._status()} | self._ask(
-            "status", {member.rank: [] for member in others}
-        )
-        silent = [member for member in others if member.rank not in answers]
-        here = [member for member in silent if member.host == self._me.host]
-        looks = {member.rank: look_at(member) for member in here}
-        neighbours = {each.member.host: each.rank for each in answers.values()}
-        elsewhere: dict[int, list[int]] = {}
-        for member in silent:
-            if member.host != self._me.host and member.host in neighbours:
-                elsewhere.setdefault(neighbours[member.host], []).append(member.rank)
-        if elsewhere:
-            looks |= self._ask("look", elsewhere)
-        unseen = {member.rank: Status(member, False, None, 0.0, "") for member in silent}
-        everyone = {**unseen, **looks, **answers}
+        me = self._me.rank
+        others = [member for member in self._members if member.rank != me]
+        self._found = {me: Status(self._me, True, heartbeat.read())}
+        self._ask("status", {member: member.rank for member in others})
+        silent = [member for member in others if member.rank not in self._found]
+        neighbours = {each.member.host: rank for rank, each in self._found.items()}
+        away = [each for each in silent if each.host != self._me.host and each.host in neighbours]
+        self._found |= {each.rank: look_at(each) for each in silent if each.host == self._me.host}
+        self._ask("look", {member: neighbours[member.host] for member in away})
         if self._stopped.is_set() or heartbeat.beats != self._beats:
             return
-        working = [
+        everyone = [self._found.get(member.rank, Status(member)) for member in self._members]
+        idle = [
             each
-            for each in answers.values()
-            if not _waits(each) and each.seconds < self.timeout_seconds / 2
+            for each in everyone
+            if not each.answers or each.waits or each.beat.seconds >= self.timeout_seconds / 2
         ]
-        if working and not silent:
+        if len(idle) < len(everyone) and not silent:
             self._idle_seconds = 0.0
-            return
-        idle = {each.rank for each in everyone.values() if each not in working}
-        self._end(
-            describe([each for each in everyone.values() if each.rank in idle], self._idle_seconds)
-        )
+        else:
+            tell(f"{self._name}: error: {describe(idle, self._idle_seconds)}")
+            _end_soon()
+            # beyond a broken network, a launcher does not learn of an abort
+            for member in others:
+                self._mailbox.post(member.rank, ("end", member))
+            self._end_all(EXIT_STALLED)
 
-    def _ask(self, question: str, about: dict[int, list[int]]) -> dict[int, Status]:
-        """Post a question to some ranks and gather the answers, by the rank they are about."""
-        for rank, ranks in about.items():
-            self._mailbox.post(rank, (question, ranks))
-        expected = sum(max(1, len(ranks)) for ranks in about.values())
-        answers: dict[int, Status] = {}
-        end = time.monotonic() + ANSWER_SECONDS
-        while len(answers) < expected and time.monotonic() < end:
-            for sender, (kind, content) in self._mailbox.take():
-                if kind == "answer":
-                    answers[content.rank] = content
-                else:
-                    self._answer([(sender, (kind, content))])
+    def _ask(self, question: str, about: dict[Member, int]) -> None:
+        """Ask ranks about members, and wait for the answers."""
+        for member, rank in about.items():
+            self._mailbox.post(rank, (question, member))
+        end, expected = time.monotonic() + ANSWER_SECONDS, len(self._found) + len(about)
+        while len(self._found) < expected and time.monotonic() < end:
+            self._answer()
             time.sleep(0.02)
-        return answers
-
-    def _status(self) -> Status:
-        beat = heartbeat.read()
-        return Status(self._me, True, beat, time.monotonic() - beat.since, self._stack())
-
-    def _stack(self) -> str:
-        frame = sys._current_frames().get(self._main)
-        return "".join(traceback.format_stack(frame)) if frame else ""
-
-    def _end(self, report: str) -> None:
-        tell(f"{self._name}: error: {report}")
-        _end_soon()
-        for (
-            member
-        ) in self._members:  # beyond a broken network, a launcher does not learn of an abort
-            if member.rank != self._me.rank:
-                self._mailbox.post(member.rank, ("end", []))
-        self._communicator.abort(EXIT_STALLED)
 
 
 def _end_soon() -> None:
@@ -209,61 +173,38 @@ def _end_soon() -> None:
 
 def look_at(member: Member) -> Status:
     """The status of another rank of this host, seen from outside."""
-    beat = read_other(member.pid, member.descriptor)
-    now = time.monotonic()
-    if beat is None:
-        return Status(member, False, None, 0.0, "", process_state(member.pid))
-    stack = f"  (as it was {now - beat.stack_time:.0f} s ago)\n{beat.stack}" if beat.stack else ""
-    return Status(member, False, beat, now - beat.since, stack, process_state(member.pid))
-
-
-def process_state(pid: int) -> str:
-    """The kernel's state of a process, such as "T (stopped)"; "gone" when there is none."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return "gone"
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("State:")), "unknown"
-    )
+    beat = read_other(member.pid, member.descriptor) or NOTHING_SEEN
+    return Status(member, False, beat, process_status(member.pid, "State") or "gone")
 
 
 def describe(everyone: list[Status], seconds: float) -> str:
     """The report: late ranks with host, activity and duration; waiting ranks; stacks."""
-    late = [each for each in everyone if not each.answers] + [
-        each for each in everyone if each.answers and not _waits(each)
-    ]
-    waiting = [each for each in everyone if each.answers and _waits(each)]
+    waiting = [each for each in everyone if each.waits]
+    late = [each for each in everyone if not each.waits]
+    late.sort(key=lambda each: each.answers)
     lines = [f"stalled: no progress for {seconds:.0f} s (--stall-timeout)"]
     lines += [_late_line(each) for each in late] or [
         "every rank waits for the others: they have reached different points of the program"
     ]
     if waiting:
-        ranks = ", ".join(str(each.rank) for each in waiting)
-        lines.append(f"waiting: rank {ranks}: {_doing(waiting[0])}")
+        ranks = ", ".join(str(each.member.rank) for each in waiting)
+        lines.append(f"waiting: rank {ranks}: {waiting[0].beat.text()}")
     shown = [*late[: MOST_STACKS - 1], *waiting[:1]] if late else waiting[:MOST_STACKS]
-    lines += [f"stack of rank {each.rank}:\n{each.stack.rstrip()}" for each in shown if each.stack]
+    for status in shown:
+        if status.beat.stack:
+            lines.append(f"stack of rank {status.member.rank}:")
+            if not status.answers:
+                lines.append(f"  (as it was {status.beat.stack_seconds:.0f} s ago)")
+            lines.append(status.beat.stack.rstrip())
     return "\n".join(lines)
 
 
 def _late_line(status: Status) -> str:
     member = status.member
-    silent = (
-        ""
-        if status.answers
-        else ", does not answer" + (f", state {status.state}" if status.state else "")
-    )
-    last = f", {'' if status.answers else 'last at '}{_doing(status)}" if status.beat else ""
-    since = f", for {status.seconds:.0f} s" if status.beat else ""
-    return (
-        f"late: rank {status.rank} on host {member.host} (process"
-        f" {member.pid}){silent}{last}{since}"
-    )
-
-
-def _doing(status: Status) -> str:
-    return status.beat.text() if status.beat else "unknown"
-
-
-def _waits(status: Status) -> bool:
-    return status.beat is not None and status.beat.waiting
+    line = f"late: rank {member.rank} on host {member.host} (process {member.pid})"
+    if not status.answers:
+        line += ", does not answer" + f", state {status.state}" * bool(status.state)
+    if status.beat.activity:
+        last = "" if status.answers else "last at "
+        line += f", {last}{status.beat.text()}, for {status.beat.seconds:.0f} s"
+    return line

@@ -1,8 +1,17 @@
 """2-D convolution: ``distcnn.nn.reference`` has its formula and gradients."""
 
 from distcnn.errors import explained
-from distcnn.nn.geometry import Pair, as_count, as_pair, output_size
-from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape, image_shape
+from distcnn.nn.layer import (
+    Initialiser,
+    Layer,
+    Pair,
+    Parameter,
+    Shape,
+    as_count,
+    as_pair,
+    image_shape,
+    output_size,
+)
 from distcnn.nn.parameters import as_initialiser, he_normal, zeros
 
 

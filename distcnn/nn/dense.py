@@ -3,8 +3,7 @@
 import math
 
 from distcnn.errors import explained
-from distcnn.nn.geometry import as_count
-from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape
+from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape, as_count
 from distcnn.nn.parameters import as_initialiser, he_normal, zeros
 
 

@@ -16,7 +16,6 @@ def gradient_error(
     rng: np.random.Generator,
     parameters: Parameters | None = None,
     random: RandomSource | None = None,
-    epsilon: float = 1e-6,
     gradient: Array | None = None,
 ) -> float:
     """Relative difference between backward and central differences of L = <forward(x), random
@@ -31,7 +30,6 @@ def gradient_error(
         rng: draws the direction, and the parameters where none are given.
         parameters: where to check, float64; their values are as before afterwards.
         random: for layers that draw random numbers; must give the same stream at every call.
-        epsilon: step length of the finite differences.
         gradient: receives the parameters' gradient of the checked pass.
 
     Returns:
@@ -54,7 +52,7 @@ def gradient_error(
         outputs = plan.forward(x + by * direction_x, training=True, random=random)
         return float(np.vdot(outputs, cotangent))
 
-    error = _error(moved, analytic, epsilon)
+    error = _error(moved, analytic)
     values[:] = start
     return error
 
@@ -65,9 +63,9 @@ def loss_gradient_error(
     """The same check for a loss, along one random direction of its ``outputs`` (float64)."""
     direction = rng.standard_normal(outputs.shape)
     analytic = float(np.vdot(loss(outputs, labels, weights)[1], direction))
-    return _error(lambda by: loss(outputs + by * direction, labels, weights)[0], analytic, 1e-6)
+    return _error(lambda by: loss(outputs + by * direction, labels, weights)[0], analytic)
 
 
-def _error(moved: Callable[[float], float], analytic: float, epsilon: float) -> float:
+def _error(moved: Callable[[float], float], analytic: float, epsilon: float = 1e-6) -> float:
     numeric = (moved(epsilon) - moved(-epsilon)) / (2 * epsilon)
     return abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-3)

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from distcnn.errors import ArgumentError, explained
 
 Array = NDArray[np.floating]
 Shape = tuple[int, ...]
+Pair = tuple[int, int]
 Initialiser = Callable[[np.random.Generator, Shape, int, int], Array]
 """``(rng, shape, fan_in, fan_out) -> array of that shape``."""
 RandomSource = Callable[[str], np.random.Generator]
@@ -80,11 +82,10 @@ class Call:
 class Layer:
     """One differentiable function: the base class of all layers.
 
-    A layer of your own defines ``output_shape``, ``forward`` and ``backward``, and ``parameters``
-    if it learns any; docs/own_code.md has examples. It holds its hyper-parameters, which are set
-    once, in ``__init__``; what forward keeps for backward belongs in ``call.saved``. So one layer
-    serves any number of plans, in several threads. Layers of the same class with equal attributes
-    are equal.
+    One of your own defines ``output_shape``, ``forward`` and ``backward``, and ``parameters`` if it
+    learns any (docs/own_code.md). Its attributes are set once, in ``__init__``; what forward keeps
+    for backward belongs in ``call.saved``. So one layer serves any number of plans and threads.
+    Layers of the same class with equal attributes are equal.
     """
 
     @explained("it takes no arguments")
@@ -170,3 +171,40 @@ def image_shape(layer: Layer, input_shape: Shape) -> tuple[int, int, int]:
         )
     channels, height, width = input_shape
     return channels, height, width
+
+
+def _is_count(value: object, minimum: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
+
+
+def as_count(name: str, value: int) -> int:
+    """``value`` as a Python integer, at least 1."""
+    if not _is_count(value, 1):
+        raise ValueError(f"{name} (={value!r}) must be an integer of at least 1")
+    return int(value)
+
+
+def as_pair(name: str, value: int | Pair, minimum: int) -> Pair:
+    """``value`` as a pair (vertical, horizontal); an integer means both."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(_is_count(part, minimum) for part in pair):
+        raise ValueError(
+            f"{name} (={value!r}) must be an integer of at least {minimum}, or a pair of them"
+            " (height, width)"
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Pair:
+    """(oh, ow): how many windows fit, ``floor((size + 2*padding - kernel) / stride) + 1`` each way.
+
+    Rows and columns left over at the lower and right edge are not covered, as in PyTorch.
+    """
+    padded = (size[0] + 2 * padding[0], size[1] + 2 * padding[1])
+    if kernel[0] > padded[0] or kernel[1] > padded[1]:
+        raise ValueError(
+            f"a window of kernel_size {kernel[0]}x{kernel[1]} is larger than its padded input of"
+            f" {padded[0]}x{padded[1]} (input {size[0]}x{size[1]}, padding"
+            f" {padding[0]}x{padding[1]}): use a smaller kernel_size or larger images"
+        )
+    return (padded[0] - kernel[0]) // stride[0] + 1, (padded[1] - kernel[1]) // stride[1] + 1

@@ -1,7 +1,7 @@
 """Losses: ``loss(outputs, labels, weights) -> (loss_sum, grad_outputs)``.
 
-They return sums over examples, not means: the sum over all shards is divided once, by the number of
-examples. ``distcnn.nn.reference`` has the derivations.
+Sums over examples, not means: the sum over all shards is divided once, by the number of examples.
+``distcnn.nn.reference`` has the derivations.
 
 Args of every loss:
     outputs: (classes, N), float32 or float64.

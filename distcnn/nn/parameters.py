@@ -56,23 +56,12 @@ class Parameters:
             for name, span in self.slices.items()
         }
 
-    def of_layer(self, layer: str, flat: Array) -> Mapping[str, Array]:
-        """One layer's parts of ``flat``, by the parameters' own names, such as ``weight``."""
-        return {
-            parameter.name: flat[self.slices[name]].reshape(parameter.shape)
-            for name, parameter in self.described.items()
-            if name == f"{layer}.{parameter.name}"
-        }
-
     def parameter_at(self, index: int) -> str:
         """The name of the parameter that holds element ``index`` of a flat vector."""
         for name, span in self.slices.items():
             if span.start <= index < span.stop:
                 return name
-        raise IndexError(
-            f"index (={index}) must be 0 to {self.values.size - 1}: the network has"
-            f" {self.values.size} parameters"
-        )
+        raise IndexError(f"index (={index}) must be 0 to {self.values.size - 1}")
 
     def draw(self, rng: np.random.Generator) -> Parameters:
         """Draw every parameter's first values, in order, from ``rng``; return these parameters."""

@@ -1,59 +1,59 @@
-"""A plan runs a network for one shape of microbatch: it chooses the kernels, makes the buffers,
-and fuses neighbours.
+"""A plan runs a network for one shape of microbatch: it chooses kernels, and fuses neighbours.
 
     plan = model.plan((1, 28, 28), microbatch_size=16, parameters=parameters)
     logits = plan.forward(images, training=True)                # (classes, N)
     loss_sum, grad_logits = loss(logits, labels, weights)
     plan.backward(grad_logits, out=gradient)                    # flat, like parameters.values
 
-What ``forward`` returns is a buffer of the plan, and holds until its next call. Plans share nothing
-but the parameters, so one can go forward while another runs backward for another microbatch, and
-two threads can run one each.
+All decisions on which layers run as one and who may overwrite what are made here; kernels follow
+them, and layers know nothing of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from distcnn.nn.geometry import as_count
+from distcnn.nn.activations import Activation, ReLU
+from distcnn.nn.convolution import Conv2d
+from distcnn.nn.dense import Dense, Flatten
+from distcnn.nn.kernels.activations import ActivationKernel, OwnLayerKernel, ReLUKernel
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.layer import Array, Call, RandomSource, Shape
+from distcnn.nn.kernels.convolution import ConvKernel
+from distcnn.nn.kernels.dense import DenseKernel, FlattenKernel
+from distcnn.nn.kernels.fusion import Pooling
+from distcnn.nn.kernels.pooling import AvgPoolKernel, MaxPoolKernel
+from distcnn.nn.layer import Array, Call, Layer, RandomSource, Shape, as_count
 from distcnn.nn.parameters import Parameters
-from distcnn.nn.planner import Kernel, Planner
+from distcnn.nn.pooling import AvgPool2d, MaxPool2d
 from distcnn.spans import BACKWARD, FORWARD, Span
 
 if TYPE_CHECKING:
     from distcnn.nn.sequential import Sequential
 
-BUFFER_ELEMENTS = 1024
-"""NumPy (2.4) copies operands whose runs are shorter than its buffer, 8192 elements by default,
-into that buffer, such as rows of images, and works on the copy. With a buffer no longer than the
-runs it works in place: half the time for runs of 768 (docs/speed.md).
-"""
+BUILT_IN = (Conv2d, MaxPool2d, AvgPool2d, ReLU, Activation, Flatten, Dense)
+"""What kernels compute; any other layer runs its own ``forward`` and ``backward``."""
+OUTPUT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, Dense)
+"""By the layer after them: in backward they do not read their output again."""
+GRADIENT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, AvgPool2d, Dense)
+"""By the layer before them: they do not read again what they returned from backward."""
+METHODS = {"output_shape", "parameters", "forward", "backward"}
+"""A subclass that defines one of these computes by itself, not by its base's kernel."""
 
 
-@contextmanager
-def computing() -> Iterator[None]:
-    """NumPy's settings while layers compute, on which no result depends: no warnings of overflow,
-    since the reduction rejects non-finite values, and a shorter buffer.
-    """
-    before = np.getbufsize()
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.setbufsize(BUFFER_ELEMENTS)
-        try:
-            yield
-        finally:
-            np.setbufsize(before)
+class Kernel(Protocol):
+    """Runs a layer, or a few that are fused, for one shape of microbatch (``nn/kernels``)."""
+
+    def forward(self, x: Array, call: Call) -> Array: ...
+
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        """Write the parameters' gradients to ``call.grads``; return the input's gradient, or None
+        without ``input_gradient`` (always given to kernels that have no parameters).
+        """
 
 
 class Stage:
-    """A kernel and what its calls need. Its (first) layer's elements of the flat vectors begin at
-    ``start``.
-    """
+    """A kernel and what its calls need; ``start`` is its first element of the flat vectors."""
 
     def __init__(self, name: str, kernel: Kernel, values: Mapping[str, Array], start: int) -> None:
         self.name, self.values, self.start = name, values, start
@@ -74,6 +74,10 @@ class Stage:
 
 class Plan:
     """Runs ``model`` for inputs of shape ``(*input_shape, microbatch_size)``.
+
+    What ``forward`` returns is a buffer of the plan, and holds until its next call. Plans share
+    nothing but the parameters, so one can go forward while another runs backward for another
+    microbatch, and two threads can run one each.
 
     Attributes:
         parameters: the values, shared with other plans.
@@ -100,9 +104,11 @@ class Plan:
         shapes = model.shapes(input_shape)
         self.output_shape = shapes[-1]
         self._buffers = Buffers(parameters.values.dtype)
-        with_batch = [(*shape, microbatch_size) for shape in shapes]
-        planner = Planner(model.layers, model.names, with_batch, self._buffers, fused)
-        self.stages = [self._stage(index, kernel) for index, kernel in planner.kernels()]
+        self._shapes = [(*shape, self.microbatch_size) for shape in shapes]
+        # None after the last layer too, and (at -1) before the first.
+        self._kinds = [*map(built_in, model.layers), None, None, None]
+        self._fused = fused
+        self.stages = list(self._make_stages())
         self._first_with_parameters = next(
             (i for i, stage in enumerate(self.stages) if stage.values), len(self.stages)
         )
@@ -162,9 +168,9 @@ class Plan:
                 f" {out.shape} ({out.dtype})"
             )
         if out is not self._gradient:
-            self._gradient = out
+            self._gradient, named = out, self.parameters.named(out)
             for stage in self.stages:
-                stage.grads = self.parameters.of_layer(stage.name, out)
+                stage.grads = {name: named[f"{stage.name}.{name}"] for name in stage.values}
         # Before the first layer with parameters only the input's gradient is worth computing.
         first = 0 if input_gradient else self._first_with_parameters
         return Backward(self.stages[first:], grad_output, out.size, input_gradient)
@@ -173,18 +179,56 @@ class Plan:
         """A plan with buffers of its own that runs one layer after another, with the same bits."""
         return Plan(self.model, self.input_shape, self.microbatch_size, self.parameters, False)
 
-    def _stage(self, index: int, kernel: Kernel) -> Stage:
-        name, parameters = self.model.names[index], self.parameters
-        values = parameters.of_layer(name, parameters.values)
-        return Stage(name, kernel, values, parameters.layer_starts[index])
+    def _make_stages(self) -> Iterator[Stage]:
+        index, named = 0, self.parameters.named().items()
+        while index < len(self.model.layers):
+            kernel, layer = self._kernel(index), self.model.names[index]
+            prefix, start = f"{layer}.", self.parameters.layer_starts[index]
+            own = {
+                name.removeprefix(prefix): view for name, view in named if name.startswith(prefix)
+            }
+            yield Stage(layer, kernel, own, start)
+            index += kernel.layers if isinstance(kernel, ConvKernel) else 1
+
+    def _kernel(self, index: int) -> Kernel:
+        """The kernel that begins with layer ``index``."""
+        layer, shape, buffers = self.model.layers[index], self._shapes[index], self._buffers
+        before, kind, after = (self._kinds[i] for i in (index - 1, index, index + 1))
+        match layer:
+            case _ if kind is None:
+                output_shape = self._shapes[index + 1]
+                return OwnLayerKernel(self.model.names[index], layer, shape, output_shape)
+            case Conv2d():
+                return ConvKernel(layer, shape, buffers, self._pooling(index + 1), self._fused)
+            case MaxPool2d():
+                return MaxPoolKernel(layer, shape, buffers)
+            case AvgPool2d():
+                return AvgPoolKernel(layer, shape, buffers)
+            case ReLU() if kind is ReLU:
+                in_place = before in OUTPUT_MAY_BE_OVERWRITTEN
+                overwrite_gradient = after in GRADIENT_MAY_BE_OVERWRITTEN
+                return ReLUKernel(shape, buffers, in_place, overwrite_gradient)
+            case Activation():
+                return ActivationKernel(layer, shape, buffers)
+            case Flatten():
+                return FlattenKernel(shape, buffers)
+            case Dense():
+                return DenseKernel(layer.out_features, shape, buffers)
+        raise AssertionError(f"{kind} has no kernel")
+
+    def _pooling(self, index: int) -> Pooling | None:
+        """The max pooling at ``index`` with what follows it, for the convolution before it."""
+        pool = self.model.layers[index] if self._kinds[index] is MaxPool2d else None
+        if not isinstance(pool, MaxPool2d) or not pool.is_side_by_side:
+            return None
+        rectify = self._kinds[index + 1] is ReLU
+        flattened = self._kinds[index + (2 if rectify else 1)] is Flatten
+        return Pooling(pool.kernel_size, self.model.names[index], rectify, flattened)
 
 
 class Backward:
-    """A backward pass from the last layer to the first, in pieces.
-
-    Attributes:
-        gradient: of the outputs at first, then of the input of the layer last computed. (Only on
-            request is it computed for the first layer.)
+    """A backward pass from the last layer to the first, in pieces. ``gradient`` is that of the
+    outputs at first, then of the input of the layer last computed (if requested, of the first).
     """
 
     def __init__(
@@ -204,8 +248,18 @@ class Backward:
         return stage.name
 
     def advance(self, until: int) -> None:
-        """Compute until the flat gradient is complete from element ``until`` on; with 0, go on
-        through the layers without parameters before, for the input's gradient.
-        """
+        """Compute until the flat gradient is complete from element ``until`` on; with 0, all."""
         while (self._complete_from > until or until == 0) and self.next_layer():
             pass
+
+
+def built_in(layer: Layer) -> type[Layer] | None:
+    """The class of ``BUILT_IN`` whose kernel computes ``layer``; None for a user's own layer."""
+    defined: set[str] = set()
+    for kind in type(layer).__mro__:
+        if kind is Activation and not defined & METHODS:
+            return Activation  # which calls the layer's own function and derivative
+        if kind in BUILT_IN and not defined:
+            return kind
+        defined |= vars(kind).keys() & (METHODS | {"function", "derivative"})
+    return None

@@ -5,8 +5,7 @@ pooling operations in convolutional architectures", 2010).
 """
 
 from distcnn.errors import explained
-from distcnn.nn.geometry import Pair, as_pair, output_size
-from distcnn.nn.layer import Layer, Shape, image_shape, shown
+from distcnn.nn.layer import Layer, Pair, Shape, as_pair, image_shape, output_size, shown
 
 
 class Pool2d(Layer):
@@ -51,8 +50,8 @@ class MaxPool2d(Pool2d):
 
     Ties: the first in row-major order takes the gradient, as in PyTorch. Giving it to all of them
     would multiply it: on MNIST, whose constant background convolves to equal values, that cost 20
-    points of accuracy in the first epoch. (Behind a Winograd convolution, whose outputs differ in
-    their last bits, it may be another one than the first, the same on any number of ranks.)
+    points of accuracy in the first epoch. (Winograd convolutions give equal values other last bits,
+    so it may be another one there, the same on any number of ranks.)
     """
 
 

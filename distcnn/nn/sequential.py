@@ -108,9 +108,7 @@ class Sequential:
         return Plan(self, tuple(input_shape), microbatch_size, parameters)
 
     def summary(self, input_shape: Shape, microbatch_size: int) -> str:
-        """Each layer with its output's shape and parameters, as text; then the sums and the
-        buffers' memory.
-        """
+        """Each layer with its output's shape and parameters, and the memory, as text."""
         shapes, parameters = self.shapes(input_shape), self.allocate(input_shape)
         plan, total = self.plan(input_shape, microbatch_size, parameters), parameters.values.size
         sizes = [end - start for start, end in pairwise([*parameters.layer_starts, total])]

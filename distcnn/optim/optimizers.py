@@ -18,18 +18,14 @@ Vector = NDArray[np.floating]
 Limits = tuple[str, Callable[[float], bool]]
 
 CHUNK = 32768
-"""Elements updated at a time: an update passes over them several times, so they should stay in the
-first-level caches.
-"""
+"""Elements updated at a time: few enough for the nearest caches, as an update passes over them
+several times."""
 FLUSH_EVERY = 64
 """Steps between two flushes of tiny state, which then cost less than 0.1 % of the time."""
 NEGLIGIBLE = 2.0**10
-"""In units of the smallest normal number: smaller elements of the state are set to 0.
-
-Otherwise the momentum of a unit whose gradient stays 0 decays into subnormal numbers and remains at
-4e-45 (in float32) forever, because the product rounds up. Many processors need a hundred cycles for
-each such number; Adam, with its square root and division, then takes 6 times as long.
-"""
+"""In units of the smallest normal number: smaller elements of the state are set to 0. Otherwise the
+momentum of a unit whose gradient stays 0 decays into subnormal numbers and remains at 4e-45 (in
+float32) forever, because the product rounds up; with many of them, Adam takes 6 times as long."""
 
 _POSITIVE: Limits = "a number above 0", lambda value: value > 0
 _NOT_NEGATIVE: Limits = "a number, 0 or more", lambda value: value >= 0
@@ -85,8 +81,7 @@ class Optimizer:
             scratch: (n,), of any content; may be overwritten.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} must define update(values, grads, state, learning_rate, step,"
-            " scratch)"
+            f"{type(self).__name__} must define update, like Optimizer.update"
         )
 
     def start(self, values: Vector) -> Updater:
@@ -235,6 +230,4 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
 }
-"""Optimizers by name; they take those of learning rate, momentum and weight decay that their
-signatures name.
-"""
+"""By name. They take those of learning rate, momentum and weight decay that they have."""

@@ -26,16 +26,12 @@ class Schedule:
             raise InputError(f"warmup_steps is {steps!r}: it must be an integer, 0 or more")
 
     def factor(self, progress: float) -> float:
-        """The factor of the peak learning rate at ``progress``, from 0 after the warm-up to below 1
-        at the last step.
-        """
+        """The factor of the peak at ``progress``: 0 after the warm-up, below 1 at the last step."""
         raise NotImplementedError(f"{type(self).__name__} must define factor(progress)")
 
     def learning_rate(self, step: int, *, peak: float, total_steps: int) -> float:
-        """The learning rate of ``step`` (from 0) of ``total_steps``.
-
-        ``peak * (step + 1) / warmup_steps`` during the warm-up, then ``peak * factor``. A warm-up
-        of ``total_steps`` or more never reaches the schedule.
+        """The learning rate of ``step``, from 0 to ``total_steps`` - 1: ``peak * (step + 1) /
+        warmup_steps`` during the warm-up, then ``peak * factor``.
         """
         if step < self.warmup_steps:
             return peak * (step + 1) / self.warmup_steps

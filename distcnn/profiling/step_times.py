@@ -105,16 +105,6 @@ def part_of(interval: Interval) -> str:
     return COUNTS_AS.get(interval.span.name) or interval.title
 
 
-def mean(steps: Sequence[StepTimes]) -> StepTimes:
-    """The mean of ``steps``."""
-    names = dict.fromkeys(name for step in steps for name in step.parts)
-    return StepTimes(
-        fmean(step.seconds for step in steps),
-        {name: fmean(step.parts.get(name, 0.0) for step in steps) for name in names},
-        fmean(step.sums_seconds for step in steps),
-    )
-
-
 def mean_of_middle_half(times: Sequence[StepTimes], communicator: Communicator) -> list[StepTimes]:
     """Each rank's mean step over the middle half of its ``times`` by duration, the same steps on
     all ranks. Collective.
@@ -126,4 +116,10 @@ def mean_of_middle_half(times: Sequence[StepTimes], communicator: Communicator) 
     ordered = sorted(range(len(seconds)), key=seconds.__getitem__)
     quarter = len(ordered) // 4
     middle = [times[index] for index in ordered[quarter : len(ordered) - quarter]]
-    return communicator.allgather(mean(middle))
+    names = dict.fromkeys(name for step in middle for name in step.parts)
+    mean = StepTimes(
+        fmean(step.seconds for step in middle),
+        {name: fmean(step.parts.get(name, 0.0) for step in middle) for name in names},
+        fmean(step.sums_seconds for step in middle),
+    )
+    return communicator.allgather(mean)

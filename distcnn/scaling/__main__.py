@@ -7,13 +7,11 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.config import Config
-from distcnn.datasets import read_info
-from distcnn.datasets.dataset import DEFAULT_PATH, ensure_mnist
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.early import end_before_start
 from distcnn.models import build_model
@@ -27,6 +25,7 @@ from distcnn.scaling.summary import summarise
 from distcnn.system import launcher
 from distcnn.system.console import guarded, say, tell
 from distcnn.system.wording import counted, printable, shell_command
+from distcnn.training.data import open_file
 
 NAME = "distcnn.scaling"
 EXIT_NOT_GOOD = 1  # a measurement failed, or bits differ
@@ -66,9 +65,7 @@ def require_all(settings: Settings) -> None:
             f" environment that has it, or name another launcher, such as 'mpirun -n {RANKS}'"
         )
     config = Config(**settings.flags)
-    if config.source or Path(config.data) == Path(DEFAULT_PATH):
-        ensure_mnist(config.data, config.source or None, say)
-    dataset = read_info(config.data)
+    dataset = open_file(config, Communicator(), say).read_info()
     build_model(config.model, dataset.image_shape, dataset.classes, 1)
 
 

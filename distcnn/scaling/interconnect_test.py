@@ -17,8 +17,8 @@ from pathlib import Path
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.distributed import BlockingAllreduce, Communicator, on_root
-from distcnn.distributed.allreduce_timing import time_sums
+from distcnn.distributed import Allreduce, Communicator, on_root
+from distcnn.distributed.communicator import time_sums
 from distcnn.errors import InputError
 from distcnn.scaling.interconnect import (
     BESIDE,
@@ -42,7 +42,7 @@ SIZES = (8, 1024, 16_384, 131_072, 524_288, 2_097_152, 4_194_304, 8_388_608)
 def measure_sums(communicator: Communicator, most_seconds: float) -> SumTimes:
     """Time sums over all ranks; the largest sizes are omitted if time runs out. Collective."""
     ways = {
-        WAITING: BlockingAllreduce(communicator.allreduce_sum),
+        WAITING: Allreduce(communicator.allreduce_sum),
         BESIDE: communicator.background_allreduce(),
     }
     rows = {

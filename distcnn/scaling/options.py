@@ -50,7 +50,7 @@ class Settings:
     def __post_init__(self) -> None:
         Config(**self.flags)
         for point in self.points:
-            shards_of_rank(Config(**self.flags_of(point)).num_shards, point.ranks, 0)
+            shards_of_rank(point.num_shards, point.ranks, 0)
         launcher_command(self.launcher, 1)
 
     @property

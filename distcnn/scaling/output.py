@@ -119,7 +119,6 @@ def write_prediction(sweep: Sweep, projection: Projection, summary: Summary) -> 
 
 
 def prediction_table(projection: Projection) -> Iterator[str]:
-    """Yield the tables, line by line."""
     calibration = projection.calibration
     yield (
         f"predicted {printable(calibration.model)}, {calibration.reduction} sum,"

@@ -56,16 +56,13 @@ def calibrate(results: Sequence[Result]) -> Calibration:
     on_host: dict[int, Interconnect] = {}
     between: Interconnect | None = None
     for count in ranks:
-        of_point = [result for result in results if result.world_size == count]
-        times = medians([result.sum_times for result in of_point])
-        hosts = len(set(of_point[0].hosts))
-        shards.setdefault(
-            of_point[0].ranks_per_host, medians([result.shard for result in of_point])
-        )
+        one: Result = medians([result for result in results if result.world_size == count])
+        hosts = len(set(one.hosts))
+        shards.setdefault(one.ranks_per_host, one.shard)
         if count > 1 and hosts == 1:
-            on_host[count] = fit_interconnect(times, MEASURED)
+            on_host[count] = fit_interconnect(one.sum_times, MEASURED)
         elif count > 1 and hosts == count:
-            between = between or fit_interconnect(times, MEASURED)
+            between = between or fit_interconnect(one.sum_times, MEASURED)
     one = min(results, key=lambda result: result.world_size)
     given = (one.model, one.reduction, one.overlap, one.bucket_bytes)
     return Calibration(*given, shards, on_host, between, ranks)
@@ -79,7 +76,7 @@ def medians(items: Sequence[Any]) -> Any:
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
         return dataclasses.replace(first, **medians([vars(item) for item in items]))
     if isinstance(first, dict):
-        return {key: medians([item[key] for item in items]) for key in first}
+        return {key: medians([item[key] for item in items if key in item]) for key in first}
     if isinstance(first, list):
         return [medians(parts) for parts in zip(*items, strict=False)]
     return median(items) if isinstance(first, float) and None not in items else first

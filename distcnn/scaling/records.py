@@ -26,9 +26,10 @@ from distcnn.scaling.points import Job, Point
 from distcnn.system.files import explaining, read_bytes, write_atomically
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
+from distcnn.training.run_directory import make_unused
 from distcnn.training.run_files import locked
 
-KIND = "distcnn.scaling.worker 2"  # of this version's results
+KIND = "distcnn.scaling.worker 3"  # of this version's results
 GROUPS = ("compute", "local_sum", "communication", "waiting", "data")
 """Parts of a step's time, which add up to it: layers, loss and update; adding gradients on this
 rank; the sum over ranks; waiting for the slowest rank; reading examples.
@@ -64,7 +65,7 @@ class Result:
     reduction: str
     overlap: str
     hosts: list[str]  # of each rank
-    cores_of_hosts: dict[str, int]  # that the ranks there may use
+    crowd: str | None  # as in "4 ranks on 2 cores of host a"
     processor: str
     mpi: str
     software: dict[str, str]  # the fingerprint of everything that may change bits
@@ -165,8 +166,11 @@ def opened(output: str, settings: Settings) -> Iterator[Sweep]:
     """Open the sweep directory ``output``, a new one if empty, and lock it; ``InputError`` if that
     cannot be done, or it belongs to another sweep.
     """
-    path = Path(output or unused_directory())
-    with explaining(f"--output: {path} cannot be made", "name a folder that you may write to"):
+    with explaining(
+        f"--output: {output or 'runs'} cannot be made", "name a folder that you may write to"
+    ):
+        started = time.strftime("scaling-%Y%m%d-%H%M%S")
+        path = Path(output) if output else make_unused(Path("runs") / started)
         (path / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
     with locked(path):
         if (path / SETTINGS).exists():
@@ -202,10 +206,3 @@ def require_same(before: Settings, now: Settings, path: Path) -> None:
                 f"{path} holds a sweep with {as_flag(name)} {was[name]}, not {given[name]}: give"
                 " the same flags to continue it, or name another --output"
             )
-
-
-def unused_directory() -> Path:
-    """Return ``runs/scaling-<time>``, with a number if it exists."""
-    stem = f"runs/scaling-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
-    return next(path for path in map(Path, names) if not path.exists())

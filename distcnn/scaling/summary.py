@@ -149,11 +149,5 @@ def _notes(point: Point, results: Sequence[Result]) -> Iterator[str]:
             f"{name}: {point.num_shards} shards cannot be divided evenly; at most"
             f" {point.balance:.0%} efficiency"
         )
-    for result in results[:1]:
-        [(host, ranks)] = Counter(result.hosts).most_common(1)
-        cores = result.cores_of_hosts.get(host, ranks)
-        if ranks > cores:
-            yield (
-                f"{name}: the cores are oversubscribed ({ranks} ranks on"
-                f" {counted(cores, 'core')} of {host})"
-            )
+    for crowd in {result.crowd for result in results if result.crowd}:
+        yield f"{name}: the cores are oversubscribed ({crowd})"

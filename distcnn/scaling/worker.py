@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -21,7 +20,7 @@ from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
-from distcnn.distributed import REDUCERS, BlockingAllreduce, Communicator, on_root, plan_buckets
+from distcnn.distributed import SUMS, Allreduce, BucketReducer, Communicator, on_root, plan_buckets
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
@@ -29,7 +28,7 @@ from distcnn.scaling.interconnect_test import measure_sums
 from distcnn.scaling.records import GROUPS, Result, ShardTimes
 from distcnn.spans import ALLREDUCE, BACKWARD, LOCAL_SUM, READ_DATA, UPDATE
 from distcnn.system.console import say
-from distcnn.system.host import processor, usable_cores
+from distcnn.system.host import oversubscription, processor, usable_cores
 from distcnn.system.json_values import to_json
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.setup import Run, prepare_run
@@ -74,6 +73,7 @@ def measure(run: Run, steps: int) -> Result:
     times = measure_steps(stepper.take, max(2, steps // SHARE_OF_STEPS), communicator)
     splits = mean_of_middle_half(times, communicator)
     compare_replicas(run.parameters, run.step.optimizer, communicator, steps)
+    everyone = communicator.allgather(usable_cores(communicator.hosts[communicator.rank]))
     # the buckets that overlap would use, even if it is off
     buckets = plan_buckets(sorted({0, *run.parameters.layer_starts, run.parameters.values.size}))
     itemsize = 8 if config.reduction == "exact" else 4
@@ -86,7 +86,7 @@ def measure(run: Run, steps: int) -> Result:
         reduction=config.reduction,
         overlap=config.overlap,
         hosts=communicator.hosts,
-        cores_of_hosts=cores_of_hosts(communicator),
+        crowd=oversubscription(everyone, int(config.threads_per_rank)),
         processor=processor(),
         mpi=communicator.description,
         software=run.software,
@@ -141,11 +141,9 @@ def shard_times(
 
 def add_seconds(run: Run) -> float:
     """Time adding a whole gradient to a rank's sum, on the slowest rank. Collective."""
-    config, gradients = run.config, run.parameters.values.copy()
-    no_sum = BlockingAllreduce(lambda values: None)
-    reducer = REDUCERS[config.reduction](
-        gradients, 2, config.num_shards, config.gradient_limit, no_sum
-    )
+    config, gradient = run.config, run.parameters.values.copy()
+    arithmetic = SUMS[config.reduction](config.num_shards, config.gradient_limit)
+    reducer = BucketReducer(arithmetic, 2, gradient, Allreduce(lambda values: None))
     seconds: list[float] = []
     run.communicator.barrier()
     for _ in range(ADD_REPEATS):
@@ -155,14 +153,6 @@ def add_seconds(run: Run) -> float:
         reducer.add(reducer.buckets[0])
         seconds.append(time.perf_counter() - start)
     return max(run.communicator.allgather(median(seconds)))
-
-
-def cores_of_hosts(communicator: Communicator) -> dict[str, int]:
-    """Return how many cores the ranks of each host may use. Collective."""
-    cores: dict[str, set[int]] = defaultdict(set)
-    for usable in communicator.allgather(usable_cores(communicator.hosts[communicator.rank])):
-        cores[usable.host] |= usable.ids
-    return {host: len(ids) for host, ids in cores.items()}
 
 
 def write_result(path: Path, result: Result) -> None:

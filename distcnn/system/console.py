@@ -147,10 +147,9 @@ class OutputStream(io.TextIOBase):
             self._waited_seconds = 0.0 if done else waited
 
     def isatty(self) -> bool:
-        try:
+        with suppress(OSError, ValueError, AttributeError):
             return bool(self._stream.isatty())
-        except (OSError, ValueError, AttributeError):
-            return False
+        return False
 
     def fileno(self) -> int:
         try:
@@ -204,11 +203,10 @@ class OutputStream(io.TextIOBase):
                 raise
 
     def _write_through(self, text: str) -> None:
-        text = _encodable(text, self._stream)
         if self._descriptor is not None:
-            _write_all(self._descriptor, text.encode(self.encoding, "replace"))
+            _write_all(self._descriptor, text.encode(self.encoding, self.errors))
         else:
-            self._stream.write(text)
+            self._stream.write(_encodable(text, self._stream))
             if hasattr(self._stream, "flush"):
                 self._stream.flush()
 
@@ -230,10 +228,7 @@ class OutputStream(io.TextIOBase):
 def _encodable(text: str, stream: Any) -> str:
     """Replace characters missing in the stream's encoding by escapes, if it has an encoding."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:
-        return text.encode(encoding, "backslashreplace").decode(encoding)
-    except LookupError:
-        return text.encode("ascii", "backslashreplace").decode()
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _write_all(descriptor: int, raw: bytes) -> None:

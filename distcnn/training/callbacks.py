@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distcnn.distributed import Communicator
+from distcnn.errors import TrainingError
 from distcnn.training.results import RunResult
 
 
 class Callback:
     """Subclass it and override the methods you need. All ranks call them with the same values,
-    except for speeds; an exception in one ends the run.
+    except for speeds. An exception in one, even on a single rank, ends the run on all ranks.
 
     Example:
         >>> class Losses(Callback):
@@ -36,3 +38,42 @@ class Callback:
 
     def on_end(self, result: RunResult) -> None:
         """The run is over."""
+
+
+class Callbacks:
+    """The callbacks of a run on this rank.
+
+    Other ranks would wait for one that raises an exception: it is kept until all can stop together.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], communicator: Communicator) -> None:
+        self._callbacks, self._communicator = callbacks, communicator
+        self._failure: Exception | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """What a callback raised on this rank, as text."""
+        error = self._failure
+        return f"an exception in a callback ({type(error).__name__}: {error})" if error else None
+
+    def call(self, method: str, *arguments: object) -> None:
+        """Call the method of all, unless one has failed."""
+        if self._failure:
+            return
+        try:
+            for callback in self._callbacks:
+                getattr(callback, method)(*arguments)
+        except Exception as error:
+            if self._communicator.world_size == 1:
+                raise
+            self._failure = error
+
+    def raise_together(self, when: str) -> None:
+        """Raise what a callback raised, and ``TrainingError`` on all other ranks. Collective."""
+        problems = self._communicator.allgather(self.problem)
+        if self._failure:
+            self._failure.add_note(f"The run was stopped {when}")
+            raise self._failure
+        for rank, problem in enumerate(problems):
+            if problem:
+                raise TrainingError(f"stopped by {problem} on rank {rank} {when}")

@@ -21,17 +21,17 @@ from distcnn.nn import Parameters
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
+from distcnn.training.receipt import MALFORMED
 from distcnn.training.results import DatasetRecord, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 EXAMPLES_USED = "shards/examples_used"
+RECORDS = ("configuration", "dataset", "software", "state", "orders_sha256")
 
 
 class Records:
-    """Takes what a run leaves behind; this base class, for a replay or ranks beside root, keeps
-    nothing.
-    """
+    """Takes what a run leaves behind. The base class, for replays and other ranks, keeps none."""
 
     location: Path | None = None
     """The run directory, where there is one."""
@@ -44,9 +44,6 @@ class Records:
 
     def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
         """Copy the state, and the ledger's ``entries``, and begin to write a checkpoint."""
-
-    def poll(self) -> None:
-        """Report the outcome of the last checkpoint, if it is written."""
 
     def wait(self) -> int:
         """Wait until all is written; the step of the latest checkpoint, -1 for none."""
@@ -105,15 +102,9 @@ class Snapshot:
 
 
 def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
-    """The texts of a checkpoint. ``InputError`` unless all that ``take_snapshot`` puts in is there
-    and of the right type: a SHA-256 can be forged.
-    """
+    """The texts of a checkpoint, if they are as in ``take_snapshot``: a SHA-256 can be forged."""
     try:
-        records = {
-            name: json.loads(text)
-            for name, text in checkpoint.texts.items()
-            if name not in ("metrics", "receipt")
-        }
+        records = {name: json.loads(checkpoint.texts[name]) for name in RECORDS}
         config = Config.from_record(records["configuration"])
         state = State.from_json(records["state"])
         dataset = from_json(DatasetRecord, records["dataset"])
@@ -130,7 +121,7 @@ def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
         }
         if wrong := [name for name, is_right in sound.items() if not is_right]:
             raise ValueError(wrong[0])
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except MALFORMED as error:
         raise InputError(
             f"the checkpoint of step {checkpoint.attributes.get('step')} has unexpected content"
             f" ({type(error).__name__}: {error}): move it away to continue from the one before"
@@ -139,11 +130,7 @@ def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
 
 
 def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
-    """Put the checkpoint into the run, on every rank, and prove that it belongs there.
-
-    ``InputError`` if the image set or the network is another one, or the examples used so far are
-    not those that this run would have used.
-    """
+    """Put the checkpoint into the run, on every rank, and prove that it belongs there."""
     read = read_snapshot(checkpoint)
     check_dataset(read.dataset, run)
     for folder, vector in _vectors(run).items():

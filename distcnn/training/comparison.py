@@ -28,15 +28,14 @@ class Different(Exception):
     """The replay differs from the records; the text names the first step and value that do."""
 
 
-def difference(
-    recorded: Line, replayed: Line, source: str = THE_RECEIPT, may_lack: bool = False
-) -> str:
-    """The first value that differs, as text, hashes of parameters first; empty if none does.
-
-    With ``may_lack``, values that are not recorded are not compared.
-    """
+def difference(recorded: Line, replayed: Line, source: str, may_lack: bool = False) -> str:
+    """The first value that differs, as text, hashes of parameters first; empty if none does."""
     before, now = _named(recorded), _named(replayed)
-    names = sorted(before if may_lack else {**now, **before}, key=_rank_of)
+    # What an older version did not write may be missing: SHA256SUMS shows what was removed.
+    names = sorted(
+        before if may_lack else {**now, **before},
+        key=lambda name: (not name.startswith("parameter "), not name.startswith("params_")),
+    )
     name = next((each for each in names if before.get(each) != now.get(each)), None)
     if name is None:
         return ""
@@ -56,17 +55,8 @@ def _named(values: Line) -> Line:
     return named
 
 
-def _rank_of(name: str) -> int:
-    """0 for the hash of a parameter, 1 for that of all, 2 for other values."""
-    return 0 if name.startswith("parameter ") else 1 if name.startswith("params_sha256") else 2
-
-
 class Comparison(Records):
-    """Takes a replay's lines in place of a run directory; compares each with the recorded one.
-
-    ``Different`` on all ranks at the first that is not the same. ``metrics`` are the recorded ones
-    of the steps after ``from_step`` and up to ``to_step``, the only ones that are compared.
-    """
+    """Compares each line of a replay with the recorded one; ``Different`` if it is another."""
 
     def __init__(
         self, receipt: Receipt, from_step: int, to_step: int, metrics: Iterable[Line] = ()
@@ -118,9 +108,7 @@ class Comparison(Records):
 
 
 def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> list[Line]:
-    """The lines of ``metrics.jsonl``, without speeds, that a replay from ``checkpoint`` to
-    ``to_step`` must produce. ``InputError`` says what is wrong with them.
-    """
+    """The lines, without speeds, that a replay from ``checkpoint`` to ``to_step`` must produce."""
     begun = checkpoint.texts["metrics"] if checkpoint else ""
     with reading(METRICS, *MALFORMED):
         text = read_bytes(directory / METRICS).decode()
@@ -137,11 +125,7 @@ def _without(values: Line, *names: str) -> Line:
 
 
 def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | None:
-    """What is wrong with the files of the finished run in ``run``, whose replay came to the result
-    ``replayed``; None if nothing is.
-
-    What an older version did not write may be missing: SHA256SUMS shows what was removed.
-    """
+    """What is wrong with the files in ``run`` if its replay came to the result ``replayed``."""
     expected = _expected_result(receipt, replayed)
     files = [(WEIGHTS, expected.steps, expected.test_accuracy)]
     if (run / BEST_WEIGHTS).exists():

@@ -13,7 +13,7 @@ from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError, TrainingError
 from distcnn.nn import Parameters
 from distcnn.optim import Updater
-from distcnn.training.fingerprint import fingerprint
+from distcnn.training.fingerprint import differences, fingerprint
 from distcnn.user_code import Sources, compare_sources, sha256_of
 
 
@@ -30,11 +30,7 @@ def parameter_hashes(parameters: Parameters) -> dict[str, str]:
 def compare_replicas(
     parameters: Parameters, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
-    """The parameters' hashes, if all ranks have equal ones and the same state of the optimizer.
-
-    ``TrainingError`` on all ranks names the first parameter that differs and the ranks that differ
-    from the majority.
-    """
+    """The parameters' hashes; ``TrainingError`` unless all ranks agree, also on the optimizer."""
     own = parameter_hashes(parameters)
     hashes = own | {
         f"the optimizer's {name}": array_sha256(vector) for name, vector in optimizer.state.items()
@@ -64,15 +60,10 @@ def same_software(communicator: Communicator, report: Callable[[str], None]) -> 
     """Root's fingerprint; a warning when another rank's differs. Collective."""
     everyone = communicator.allgather(fingerprint())
     if rank := _first_other(everyone):
-        what = "; ".join(
-            f"{name} {everyone[rank][name]!r}, not {value!r}"
-            for name, value in everyone[0].items()
-            if everyone[rank][name] != value
-        )
+        what = "; ".join(differences(everyone[0], everyone[rank]))
         report(
-            f"warning: rank {rank} on {communicator.hosts[rank]} has different software or a"
-            f" different processor than rank 0 ({what}): the bits then depend on which rank"
-            " computes which shard"
+            f"warning: software or processor differ from rank 0 to rank {rank} on"
+            f" {communicator.hosts[rank]} ({what}): the bits depend on which rank computes what"
         )
     return everyone[0]
 

@@ -93,18 +93,14 @@ def _exists(path: str) -> bool:
 
 
 def open_data(
-    dataset: Dataset,
-    info: DatasetInfo,
-    config: Config,
-    communicator: Communicator,
-    shard_indices: range,
+    dataset: Dataset, info: DatasetInfo, config: Config, communicator: Communicator, own: range
 ) -> Data:
-    """This rank's shards, which are contiguous, and its part of the test set. Collective.
+    """This rank's ``own`` shards, which are contiguous, and its part of the test set. Collective.
 
     ``InputError`` on all ranks when some cannot be read, or kept.
     """
     train, size = info.examples["train"], config.microbatch_size
-    spans = {index: share_of(train, config.num_shards, index) for index in shard_indices}
+    spans = {index: share_of(train, config.num_shards, index) for index in own}
     world_size, rank = communicator.world_size, communicator.rank
     test = examples_of_rank(info.examples["test"], size, world_size, rank)
     if not config.data_memory and dataset.path:

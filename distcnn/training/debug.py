@@ -36,7 +36,6 @@ from distcnn.user_code import require_outside, require_trust
 
 LARGEST_GRADIENT_ERROR = 1e-5
 CHECKED_EXAMPLES = 2
-
 Say = Callable[[str], None]
 
 
@@ -72,10 +71,8 @@ def check_network(run: Run, say: Say) -> None:
             f" along a random direction, it must be below {LARGEST_GRADIENT_ERROR:g}: check the"
             " backward of its layers one by one (distcnn.nn.gradient_error)"
         )
-    say(
-        f"debug    gradient check passed, relative error {error:.1e}; from here on every layer's"
-        " values are checked for NaN and infinity"
-    )
+    passed = f"gradient check passed, relative error {error:.1e}"
+    say(f"debug    {passed}; from here on every layer's values are checked for NaN and infinity")
     if zero:
         say(f"warning: with the initial weights, {advice_on(zero)}")
     step = run.step

@@ -17,7 +17,7 @@ from distcnn.nn.losses import Loss
 from distcnn.spans import Span
 from distcnn.system.wording import counted
 from distcnn.training.failures import EvaluationFailure, first_not_finite
-from distcnn.training.step import LOSS, READ_DATA, Lane, count_correct
+from distcnn.training.step import Lane, count_correct
 
 
 class EvaluationStopped(Exception):
@@ -107,11 +107,11 @@ class Evaluation:
     def _add_block(self, stats: StepStats, own_block: int) -> NDArray[np.int64]:
         """Add a block's counts; return how many of its examples were put into each class."""
         plan, microbatch = self.lane
-        with READ_DATA:
+        with Span(spans.READ_DATA):
             examples = self.part.fill(microbatch, 0, own_block)
         with computing():  # the sums reject what is out of range
             logits = plan.forward(microbatch.images, training=False)
-            with LOSS:
+            with Span(spans.LOSS):
                 loss_sum, _ = self.loss(logits, microbatch.labels, microbatch.weights)
         stats.add(loss_sum, count_correct(logits, microbatch), examples)
         return np.bincount(logits[:, :examples].argmax(axis=0), minlength=len(logits))

@@ -11,7 +11,7 @@ import numpy as np
 
 from distcnn.config import LARGEST_GRADIENT_LIMIT
 from distcnn.datasets import Microbatch, Part
-from distcnn.distributed import Communicator, RangeError, Reducer, StepTotals
+from distcnn.distributed import Communicator, RangeError, Reducer, Totals
 from distcnn.errors import TrainingError
 from distcnn.nn import Plan, computing
 from distcnn.nn.layer import Array, RandomSource
@@ -123,7 +123,7 @@ class ShardFailures:
     def __contains__(self, shard: Part) -> bool:
         return shard.index in self._texts
 
-    def raise_first(self, totals: StepTotals) -> None:
+    def raise_first(self, totals: Totals) -> None:
         """``ShardFailure`` of the first shard, on all ranks, when one failed on any. Collective."""
         if totals.failures:
             own = min(self._texts.items(), default=None)

@@ -77,12 +77,10 @@ def operands() -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32]]], N
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """The differences, as text."""
-
-    def shown(fingerprint: dict[str, str], name: str) -> str:
-        return repr(fingerprint[name]) if name in fingerprint else "not recorded"
-
+    was, is_now = ({name: repr(value) for name, value in each.items()} for each in (before, now))
+    none = "not recorded"
     return [
-        f"{name} was {shown(before, name)}, is {shown(now, name)}"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
+        f"{name} was {was.get(name, none)}, is {is_now.get(name, none)}"
+        for name in {**was, **is_now}
+        if was.get(name) != is_now.get(name)
     ]

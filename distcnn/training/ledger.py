@@ -1,8 +1,7 @@
 """The ledger proves that each epoch used every example exactly once over all ranks.
 
 Each rank counts for its own shards what was really put into microbatches. A running SHA-256 of each
-shard's order makes the proof hold over resumes: the resumed run, on any ranks, must arrive at that
-of the checkpoint. The receipt has it too.
+shard's order, in checkpoints and the receipt, makes the proof hold over resumes and in a replay.
 """
 
 from __future__ import annotations
@@ -92,10 +91,7 @@ def all_entries(ledger: Ledger, communicator: Communicator, num_shards: int) -> 
 def close_epoch(
     ledger: Ledger, communicator: Communicator, num_shards: int, epoch: int, train_examples: int
 ) -> str:
-    """The SHA-256 of all orders of the epoch.
-
-    ``TrainingError`` on all ranks when an example was not used exactly once.
-    """
+    """The SHA-256 of all orders. ``TrainingError`` unless each example was used exactly once."""
     problems = [problem for problem in communicator.allgather(ledger.problem()) if problem]
     if problems:
         raise TrainingError(

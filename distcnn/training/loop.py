@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from distcnn import spans
-from distcnn.distributed import StepTotals, on_root
+from distcnn.distributed import Totals, on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import Span
 from distcnn.training import ending
 from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradients
-from distcnn.training.callbacks import Callback
+from distcnn.training.callbacks import Callbacks
 from distcnn.training.checkpointing import Records
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.evaluation import EvaluationStopped
@@ -37,12 +37,12 @@ class Loop:
         state: State,
         records: Records | None = None,
         progress: Progress | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callbacks | None = None,
     ) -> None:
         self.run, self.state = run, state
         self._records, self._progress = records or Records(), progress or NoProgress()
-        self._callbacks = callbacks
-        self._totals: StepTotals | None = None
+        self._callbacks = callbacks or Callbacks((), run.communicator)
+        self._totals: Totals | None = None
         self.last_loss = 0.0
         """The mean loss of the latest step."""
         self._has_warned = False
@@ -112,14 +112,15 @@ class Loop:
 
     # -- steps
 
-    def _take_step(self) -> StepTotals:
+    def _take_step(self) -> Totals:
         """One step, with its lines of metrics and receipt."""
         run, state, config = self.run, self.state, self.run.config
-        epoch, step_of_epoch = divmod(state.step, run.schedule.steps_an_epoch)
+        schedule = run.schedule
+        epoch, step_of_epoch = divmod(state.step, schedule.steps_an_epoch)
         if step_of_epoch == 0:
             state.epoch = Meter()
             run.step.ledger.begin()
-        learning_rate = run.schedule.learning_rate(state.step)
+        learning_rate = schedule.learning_rate(state.step)
         start = time.perf_counter()
         totals = self._totals = run.step(state.step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start
@@ -128,9 +129,9 @@ class Loop:
         self.last_loss = totals.loss
         self._progress.step(totals.loss, state.interval.images_per_second)
         state.step += 1
-        for callback in self._callbacks:
-            callback.on_step(state.step, totals.loss)
-        state.epoch_is_open = run.schedule.ends_epoch(state.step)
+        self._callbacks.call("on_step", state.step, totals.loss)
+        at_end = state.step == schedule.total_steps
+        state.epoch_is_open = at_end or state.step % schedule.steps_an_epoch == 0
         if state.step % config.log_every == 0 or state.epoch_is_open:
             self._log_interval()
         if state.step % config.check_every == 0 and not state.epoch_is_open:
@@ -147,7 +148,6 @@ class Loop:
             f"  {meter.images_per_second:,.0f} images/s"
         )
         state.interval = Meter()
-        self._records.poll()
 
     def _check_replicas(self) -> None:
         with self._timed():
@@ -206,7 +206,7 @@ class Loop:
         sign = sign_of_no_learning(run.config.loss, state.epoch.loss, predicted, classes, epoch)
         if sign and (last or not self._has_warned):
             self._has_warned = True
-            gradients = run.parameters.named(self._totals.gradient) if self._totals else {}
+            gradients = run.parameters.named(run.step.reducer.gradient) if self._totals else {}
             remedy = advice_on(zero_gradients(gradients))
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {remedy}")
 
@@ -217,8 +217,7 @@ class Loop:
         values["images_per_second"] = round(meter.images_per_second, 1)
         with Span(spans.WRITE_METRICS):
             self._records.add_metrics(kind, **values)
-        for callback in self._callbacks:
-            (callback.on_epoch if kind == "epoch" else callback.on_log)(values)
+        self._callbacks.call("on_epoch" if kind == "epoch" else "on_log", values)
 
     def _add_receipt(self, kind: str, **values: Any) -> None:
         with Span(spans.WRITE_RECEIPT):
@@ -264,6 +263,7 @@ class Loop:
         saved, command = self._save_now(communicator.world_size)
         steps = f"step {self.state.step} of {run.schedule.total_steps}"
         go_on = f"\ncontinue with: {command}" if command else ""
+        self._callbacks.raise_together(f"after {steps}; {saved}{go_on}")
         raise Stopped(f"stopped by {who} after {steps}; {saved}{go_on}")
 
     def _save_before_failure(self, where: str) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from distcnn import distributed, spans
 from distcnn.config import Config
 from distcnn.datasets import Part
-from distcnn.distributed import Allreduce, Bucket, BucketReducer, Communicator, StepTotals
+from distcnn.distributed import Allreduce, Bucket, BucketReducer, Communicator, Totals
 from distcnn.nn import computing
 from distcnn.nn.kernels.arena import buffer
 from distcnn.nn.losses import Loss
@@ -21,7 +21,6 @@ from distcnn.training.step import Counts, Lane, Position, Step
 
 MOST_LANES = 8
 """Shards of a rank whose backward can be paused: each needs the buffers of a whole plan."""
-LOCAL_SUM = Span(spans.LOCAL_SUM)
 
 
 class OverlappedStep(Step):
@@ -34,7 +33,7 @@ class OverlappedStep(Step):
     overlaps = True
     reducer: BucketReducer
 
-    def _sum_gradients(self, at: Position) -> StepTotals:
+    def _sum_gradients(self, at: Position) -> Totals:
         whole = len(self.shards) - len(self.lanes)
         self._add_shards(self.shards[:whole], at)
         interleaved = list(zip(self.shards[whole:], self.lanes, strict=True))
@@ -42,7 +41,8 @@ class OverlappedStep(Step):
         for bucket in self.reducer.buckets:
             for shard, lane in interleaved:
                 if shard not in self.failures:
-                    with self.spans[shard.index], self.failures.caught(shard, lane):
+                    span = Span(spans.SHARD, shard=shard.index)
+                    with span, self.failures.caught(shard, lane):
                         if bucket.number == 0:
                             passes[shard.index] = self._begin(shard, lane, at)
                         self._add_bucket(bucket, *passes[shard.index])
@@ -53,13 +53,13 @@ class OverlappedStep(Step):
 
     def _begin(self, shard: Part, lane: Lane, at: Position) -> tuple[Backward, Counts]:
         grad_logits, counts = self._forward(shard, lane, at)
-        return lane.plan.start_backward(grad_logits, out=self.reducer.gradients), counts
+        return lane.plan.start_backward(grad_logits, out=self.reducer.gradient), counts
 
     def _add_bucket(self, bucket: Bucket, backward: Backward, counts: Counts) -> None:
         """Compute a shard's gradients of ``bucket``, and add them before the next writes there."""
         with computing():
             backward.advance(until=bucket.start)
-        with LOCAL_SUM:
+        with Span(spans.LOCAL_SUM):
             self.reducer.add(bucket)
         if bucket.is_last:
             self.reducer.count(*counts)
@@ -92,17 +92,16 @@ def make_step(
     """
     parameters, streams = lane.plan.parameters, partial(layer_streams, config.seed)
     size, dtype = parameters.values.size, parameters.values.dtype
-    name, limits = config.reduction, (config.num_shards, config.gradient_limit)
-    background = open_allreduce(config.overlap, name, communicator)
+    arithmetic = distributed.SUMS[config.reduction](config.num_shards, config.gradient_limit)
+    background = open_allreduce(config.overlap, config.reduction, communicator)
 
     def by_buckets(allreduce: Allreduce, buckets: Sequence[Bucket] = ()) -> BucketReducer:
-        kind = distributed.REDUCERS[name]
-        return kind(buffer((size,), dtype), len(shards), *limits, allreduce, buckets)
+        gradient = buffer((size,), dtype)
+        return BucketReducer(arithmetic, len(shards), gradient, allreduce, buckets)
 
     if background is None:
-        shared = distributed.shared_memory_reducer(name, size, *limits, communicator)
-        blocking = distributed.BlockingAllreduce(communicator.allreduce_sum)
-        reducer = shared or by_buckets(blocking)
+        shared = distributed.shared_memory_reducer(arithmetic, size, communicator)
+        reducer = shared or by_buckets(Allreduce(communicator.allreduce_sum))
         lanes, kind = [lane], Step
     else:
         starts = sorted({0, *parameters.layer_starts, size})

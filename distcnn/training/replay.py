@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
 from distcnn.training.checkpointing import restore_snapshot
-from distcnn.training.comparison import Comparison, Different, difference, read_metrics
+from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
 from distcnn.training.fingerprint import differences
@@ -23,12 +22,10 @@ from distcnn.training.loop import Loop
 from distcnn.training.receipt import Line, Receipt, read_receipt
 from distcnn.training.results import RECEIPT, RESULT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS
+from distcnn.training.run_files import Report
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from distcnn.user_code import compare_sources, require_outside, require_trust
-
-NAMES_ONLY = ("name", "source")
-"""If an image set was moved, its name may differ, but not its content."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +47,12 @@ def replay(
     from_step: int,
     to_step: int | None,
     communicator: Communicator,
-    say: Callable[[str], None],
+    say: Report,
     model: str | None = None,
     trust_model: bool = False,
 ) -> Replayed:
-    """Replay a run from the nearest checkpoint up to ``from_step``, and compare it with its
-    records. Collective.
-
-    ``data`` and ``model`` replace the receipt's; ``to_step`` None means the receipt's last.
-    ``Different`` on all ranks when it is not the same, ``InputError`` for bad input.
+    """Replay a run from the nearest checkpoint up to ``from_step``; ``Different`` on all ranks when
+    its records are not the same. ``data`` and ``model`` replace the receipt's. Collective.
     """
     with Span(READ_RUN):
         receipt, checkpoint, metrics, problem = on_root(
@@ -85,8 +79,8 @@ def replay(
         f" ({communicator.description})"
     )
     if line := receipt.weights_at(state.step):
-        text = difference(line, {**line, "parameters": parameter_hashes(run.parameters)})
-        if text:
+        found = {**line, "parameters": parameter_hashes(run.parameters)}
+        if text := difference(line, found, THE_RECEIPT):
             raise Different(f"step {state.step}, in its checkpoint: {text}")
     comparison = Comparison(receipt, state.step - state.epoch_is_open, last, metrics)
     loop = Loop(run, state, comparison)
@@ -104,7 +98,7 @@ def replay(
 
 
 def _read(
-    directory: Path, from_step: int, to_step: int | None, say: Callable[[str], None]
+    directory: Path, from_step: int, to_step: int | None, say: Report
 ) -> tuple[Receipt, Checkpoint | None, list[Line], str]:
     """What is recorded of the steps to replay, and what is wrong with it, if anything."""
     receipt = read_receipt(directory)
@@ -160,14 +154,15 @@ def _compare_data(receipt: Receipt, run: Run) -> None:
     for line in receipt.starts:
         recorded = line.get("dataset", {})
         for name, value in run.record.identity.items():
-            if name not in NAMES_ONLY and recorded.get(name) != value:
+            may_differ = name in ("name", "source")  # of a set that was moved
+            if recorded.get(name) != value and not may_differ:
                 raise Different(
                     f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"
                     f" receipt, but {value} in {run.dataset.path}"
                 )
 
 
-def warn_of_changes(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
+def warn_of_changes(receipt: Receipt, run: Run, say: Report) -> None:
     """Warn of each start of the run on other software, or with another source of own code."""
     before: list[str] = []
     for line in receipt.starts:

@@ -1,14 +1,10 @@
-"""Where a run is resumed, its configuration and latest intact checkpoint, and its new records.
-
-Root reads them, and sends them to all ranks.
-"""
+"""Where a run is resumed, its configuration and latest intact checkpoint, and its new records."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,35 +16,21 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import explaining
 from distcnn.system.wording import counted
+from distcnn.training import results
 from distcnn.training.checkpointing import read_snapshot
 from distcnn.training.fingerprint import differences
-from distcnn.training.progress import Progress
 from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
-from distcnn.training.results import (
-    CONFIG,
-    RECEIPT,
-    RESULT,
-    SUMS,
-    RunResult,
-    damage_of,
-    read_result,
-)
+from distcnn.training.results import CONFIG, RECEIPT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory
-from distcnn.training.run_files import read_config, write_config
+from distcnn.training.run_files import Report, read_config, write_config
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run
-from distcnn.training.state import State
 from distcnn.user_code import ACCEPT_FLAG, Sources, compare_sources, require_trust
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run continues: at ``checkpoint``, or at its first step if none is intact.
-
-    ``result`` is that of a finished run.
-    """
+    """Where a run continues: at ``checkpoint``, or at its first step if none is intact."""
 
     directory: Path
     in_place: bool
@@ -56,6 +38,7 @@ class ResumePoint:
     config: Config
     checkpoint: Checkpoint | None
     result: RunResult | None
+    """Of a finished run."""
 
 
 def find_resume_point(request: Request, report: Report) -> ResumePoint:
@@ -101,11 +84,7 @@ def is_in_place(request: Request) -> bool:
 def read_stored(
     directory: Path, report: Report, at_most: int | None = None, set_aside: bool = True
 ) -> tuple[Config, Checkpoint | None]:
-    """The run's configuration and its latest intact checkpoint (of a step up to ``at_most``).
-
-    The configuration is that of ``config.toml``, which has the flags of the last resume; where it
-    cannot be read, the checkpoint's.
-    """
+    """The run's configuration and its latest intact checkpoint (of a step up to ``at_most``)."""
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
     saved = read_snapshot(checkpoint).config if checkpoint else None
     try:
@@ -149,14 +128,11 @@ def _contradictions(stored: Config, given: dict[str, Any]) -> str:
 def _finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
-    """The result of a run that is finished under ``config`` and has intact files; else None.
-
-    ``InputError`` if it must continue or be written again, and no checkpoint is there for that.
-    """
-    if not os.path.lexists(directory / RESULT):
+    """The result of a run that is finished under ``config`` and has intact files; else None."""
+    if not os.path.lexists(directory / results.RESULT):
         return None
     try:
-        result, damage = read_result(directory), damage_of(directory)
+        result, damage = results.read_result(directory), results.damage_of(directory)
     except InputError as error:
         damage = str(error)
     if not damage:
@@ -177,9 +153,7 @@ def _finished_result(
 
 
 def changed_lengths(directory: Path, step: int, config: Config) -> str:
-    """A warning when steps after ``step`` were taken before at other learning rates, because
-    --epochs was changed by a resume whose checkpoints are lost; else an empty text.
-    """
+    """A warning if steps after ``step`` were taken before with other --epochs; else empty."""
     with suppress(*MALFORMED, ArithmeticError):  # of unreadable lines
         receipt = read_receipt(directory)
         schedule = RunSchedule(config, receipt.lines[0]["dataset"]["train_examples"])
@@ -197,10 +171,7 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
 
 
 def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
-    """Compare the source of the user's own code with what the run was trained with.
-
-    ``InputError`` if the code differs and that is not ``accepted``; other edits are reported.
-    """
+    """``InputError`` if the user's own code was edited since, unless that is ``accepted``."""
     recorded: Sources = {}
     with suppress(*MALFORMED):
         texts = point.checkpoint.texts if point.checkpoint else None
@@ -232,61 +203,57 @@ def open_directory(
     remedy = "free some space, or name another folder with --output"
     with explaining(f"--resume: {path} cannot be written", remedy):
         write_config(path, config)
-        if (path / RESULT).exists():  # from fewer epochs than the run has now, or damaged
+        if (path / results.RESULT).exists():  # from fewer epochs than the run has now, or damaged
             step = point.checkpoint.step if point.checkpoint else 0
-            (path / RESULT).rename(path / f"result-until-step-{step}.json")
-        (path / SUMS).unlink(missing_ok=True)
+            (path / results.RESULT).rename(path / f"result-until-step-{step}.json")
+        (path / results.SUMS).unlink(missing_ok=True)
     return path
 
 
-def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]:
+def _carried(config: Config, point: ResumePoint | None) -> list[Checkpoint]:
     """The checkpoints that a new folder needs to be resumed: where it begins, and the best."""
     if point is None or point.checkpoint is None:
-        return {}
-    found = {point.checkpoint.step: point.checkpoint}
+        return []
+    found = [point.checkpoint]
     best = read_snapshot(point.checkpoint).state.best_step
-    if best is not None and best not in found:
+    if best not in (None, point.checkpoint.step):
         # If it cannot be read, the end of the run reports that it is missing.
         with suppress(CheckpointError, InputError):
-            found[best] = CheckpointStore(point.directory / CHECKPOINTS).load(best)
+            found.append(CheckpointStore(point.directory / CHECKPOINTS).load(best))
     configuration = json.dumps(dataclasses.asdict(config))
-    return {
-        step: dataclasses.replace(each, texts={**each.texts, "configuration": configuration})
-        for step, each in found.items()
-    }
+    return [
+        dataclasses.replace(each, texts={**each.texts, "configuration": configuration})
+        for each in found
+    ]
 
 
 def begin_records(
-    run: Run,
-    state: State,
-    path: Path,
-    point: ResumePoint | None,
-    progress: Progress,
-    held: ExitStack,
+    run: Run, path: Path, point: ResumePoint | None, report: Report, held: ExitStack
 ) -> RunDirectory:
     """Restore the directory's files to the checkpoint, and note this start in the receipt."""
-    directory = RunDirectory(path, run.config, progress.say, held)
+    directory = RunDirectory(path, run.config, report, held)
     checkpoint = point.checkpoint if point else None
+    step = checkpoint.step if checkpoint else 0
     if point:
         if not checkpoint:
-            progress.say(
+            report(
                 f"{point.directory} has no complete checkpoint: the run starts again from its first"
                 " step"
             )
-        if changed := changed_lengths(point.directory, state.step, run.config):
-            progress.say(changed)
+        if changed := changed_lengths(point.directory, step, run.config):
+            report(changed)
         texts = checkpoint.texts if checkpoint else {"metrics": "", "receipt": ""}
         directory.metrics.restore(texts["metrics"])
         directory.receipt.restore(texts["receipt"])
     software = read_snapshot(checkpoint).software if checkpoint else run.software
     if changes := differences(software, run.software):
-        progress.say(
+        report(
             "warning: the run was started with other software or on another processor; its bits"
             f" may differ from here on: {'; '.join(changes)}"
         )
     directory.add_receipt(
         "resume" if checkpoint else "start",
-        state.step,
+        step,
         world_size=run.communicator.world_size,
         configuration=dataclasses.asdict(run.config),
         dataset=run.record.identity,

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from distcnn.training import results, run_files
 from distcnn.training.checkpointing import Records, take_snapshot
 from distcnn.training.ledger import Entry
 from distcnn.training.results import RunResult
+from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
@@ -31,23 +32,21 @@ CHECKPOINTS = "checkpoints"
 class RunDirectory(Records):
     """``config.toml`` first, then line by line metrics and receipt, at the end weights and result.
 
-    If the folder is renamed meanwhile, it is followed; if it is removed, it is made again and the
-    content in memory is written again. ``held`` keeps the folder's lock to the end of the run.
+    If the folder is renamed meanwhile, it is followed; if it is removed, all is written again.
     """
 
     location: Path
 
-    def __init__(
-        self, path: Path, config: Config, report: Callable[[str], None], held: ExitStack
-    ) -> None:
-        self.location = path
+    def __init__(self, path: Path, config: Config, report: Report, held: ExitStack) -> None:
         self._config, self._report, self._held = config, report, held
-        self._descriptor = self._open()
+        self._move_to(path)
         self._best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
         self.metrics = run_files.LineLog(results.METRICS, self.locate, report)
         self.receipt = run_files.LineLog(results.RECEIPT, self.locate, report)
-        self._writer = CheckpointWriter(CheckpointStore(path / CHECKPOINTS), config.keep, report)
+        self._writer = CheckpointWriter(
+            lambda: CheckpointStore(self.locate() / CHECKPOINTS), config.keep, report
+        )
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         self.metrics.add({"kind": kind, **values})
@@ -59,27 +58,13 @@ class RunDirectory(Records):
         snapshot = take_snapshot(run, state, entries, self.metrics.text, self.receipt.text)
         if state.best_step == state.step:
             self._best = state.step, snapshot.folder("weights")
-        self._follow()
         self._writer.submit(state.step, snapshot, state.best_step)
-
-    def poll(self) -> None:
-        self._writer.poll()
 
     def wait(self) -> int:
         self._writer.wait()
-        self._follow()
         return self._writer.last_step
 
-    def _follow(self) -> None:
-        # If it is gone, the writer reports that it cannot write.
-        with suppress(OSError, InputError):
-            self._writer.move_to(CheckpointStore(self.locate() / CHECKPOINTS))
-
     def finish(self, parameters: Parameters, result: RunResult) -> None:
-        """Write weights and result, and complete the other files.
-
-        ``InputError`` when the disk does not take them: the run can be resumed and finished later.
-        """
         weights = parameters.named()
         last = encode_weights(weights, results.describe(result, result.steps, result.test_accuracy))
 
@@ -112,7 +97,7 @@ class RunDirectory(Records):
         elif step != best_step:
             try:
                 best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
-            except (CheckpointError, InputError, KeyError) as error:
+            except (CheckpointError, InputError) as error:
                 self._report(
                     f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the"
                     f" best, cannot be read ({error})"
@@ -134,12 +119,10 @@ class RunDirectory(Records):
         self._make_again()
         return self.location
 
-    def _open(self) -> int:
-        descriptor = os.open(
-            self.location, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-        )
-        self._held.callback(os.close, descriptor)
-        return descriptor
+    def _move_to(self, path: Path) -> None:
+        flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+        self.location, self._descriptor = path, os.open(path, flags)
+        self._held.callback(os.close, self._descriptor)
 
     def _is(self, path: Path) -> bool:
         with suppress(OSError):
@@ -156,8 +139,7 @@ class RunDirectory(Records):
                 with suppress(OSError):
                     made.rmdir()
             raise OSError(errno.EIO, f"it was removed and cannot be made again: {error}") from error
-        self.location = made
-        self._descriptor = self._open()
+        self._move_to(made)
         self._report(
             f"warning: {lost} was removed during the run: writing its files again, to {made}"
         )
@@ -166,10 +148,7 @@ class RunDirectory(Records):
 
 
 def create_run_directory(
-    config: Config,
-    held: ExitStack,
-    checkpoints: Mapping[int, Checkpoint] | None = None,
-    any_owner: bool = False,
+    config: Config, held: ExitStack, carried: Sequence[Checkpoint] = (), any_owner: bool = False
 ) -> Path:
     """Make the folder and ``occupy`` it. One of another user is refused unless ``any_owner``."""
     path = Path(config.output or "runs")
@@ -184,7 +163,7 @@ def create_run_directory(
                 made.insert(0, path)
             if not any_owner and path not in made:
                 run_files.require_owner(path, CHECKPOINTS)
-            occupy(path, config, held, checkpoints)
+            occupy(path, config, held, carried)
     except InputError:
         for each in made:
             with suppress(OSError):
@@ -193,15 +172,9 @@ def create_run_directory(
     return path
 
 
-def occupy(
-    path: Path, config: Config, held: ExitStack, checkpoints: Mapping[int, Checkpoint] | None = None
-) -> None:
-    """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then
-    ``config.toml``, which makes it a run's.
-
-    If another process uses it, or it holds a run already, it is left as it was.
-    """
-    unlocked, filled = not os.path.lexists(path / run_files.LOCK), list[int]()
+def occupy(path: Path, config: Config, held: ExitStack, carried: Sequence[Checkpoint] = ()) -> None:
+    """Lock the folder until ``held`` closes, and make it a run's, or leave it as it was."""
+    unlocked, filled = not os.path.lexists(path / run_files.LOCK), list[Path]()
     store = CheckpointStore(path / CHECKPOINTS)
     with ExitStack() as lock:
         lock.enter_context(run_files.locked(path))
@@ -209,14 +182,14 @@ def occupy(
             _require_no_run(path)
             remove_temporary_files(path)
             store.remove_temporary_files()
-            for step, checkpoint in (checkpoints or {}).items():
-                filled.append(step)
-                store.save(step, checkpoint)
+            for checkpoint in carried:
+                filled.append(store.path_of(checkpoint.step))
+                store.save(checkpoint.step, checkpoint)
             run_files.write_config(path, config)
         except BaseException:
             with suppress(OSError):
-                for step in filled:
-                    store.path_of(step).unlink(missing_ok=True)
+                for file in filled:
+                    file.unlink(missing_ok=True)
                 if filled:
                     store.folder.rmdir()
             if unlocked:

@@ -15,9 +15,11 @@ from typing import Any
 from distcnn.config import Config
 from distcnn.config_parsing import read_toml
 from distcnn.errors import InputError
-from distcnn.system.files import append, explaining, open_regular, read_bytes, write_atomically
+from distcnn.system import files
 from distcnn.training.results import CONFIG
 
+Report = Callable[[str], None]
+"""Takes a line for the user."""
 LOCK = ".lock"
 OF_PATHS = "surrogateescape"
 """How a path that is not valid UTF-8 is encoded: the bytes that the file system has for it."""
@@ -28,35 +30,28 @@ END_OF_CONFIG = (
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing to ``path``, where the file system has locks.
-
-    Only the owner can open the lock file: anyone who can open it can hold its lock.
-    """
+    """Keep other processes from writing to ``path``, where the file system has locks."""
     with ExitStack() as opened:
         while True:
-            with explaining(f"{path} cannot be written", "name another folder with --output"):
-                descriptor = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            with files.explaining(f"{path} cannot be written", "name another folder with --output"):
+                descriptor = files.open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             opened.callback(os.close, descriptor)
             with suppress(OSError):
-                os.fchmod(descriptor, 0o600)  # one made by an older version was readable by all
-            _lock(descriptor, path)
+                os.fchmod(descriptor, 0o600)  # who can open it, can hold it
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"{path} is in use by another run that has not ended: wait for it, stop it, or"
+                    " name another folder with --output"
+                ) from error
+            except OSError:
+                pass  # a file system without locks
             with suppress(OSError):
                 if os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat()):
                     break
             # Otherwise its holder was refused meanwhile, and removed it.
         yield
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(
-            f"{path} is in use by another run that has not ended: wait for it, stop it, or name"
-            " another folder with --output"
-        ) from error
-    except OSError:
-        pass  # a file system without locks
 
 
 def require_owner(path: Path, *inside: str) -> None:
@@ -75,9 +70,7 @@ def require_owner(path: Path, *inside: str) -> None:
 class LineLog:
     """A file of JSON lines, also in memory: a full disk neither ends the run nor loses a line."""
 
-    def __init__(
-        self, name: str, locate: Callable[[], Path], report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, name: str, locate: Callable[[], Path], report: Report) -> None:
         self._name, self._locate, self._report = name, locate, report
         self._lines: list[str] = []
         self._whole = True
@@ -109,20 +102,20 @@ class LineLog:
         """Make the file hold all lines, whatever others have done to it."""
         path, content = self._locate() / self._name, self.text.encode()
         with suppress(OSError):
-            if read_bytes(path) == content:
+            if files.read_bytes(path) == content:
                 return
         if self._whole:
             self._report(f"warning: {path} was changed or removed by others: writing it again")
-        write_atomically(path, content)
+        files.write_atomically(path, content)
         self._whole = True
 
     def _write(self, line: str) -> None:
         try:
             path = self._locate() / self._name
             if self._whole:
-                append(path, line)
+                files.append(path, line)
             else:
-                write_atomically(path, self.text.encode(), sync=False)
+                files.write_atomically(path, self.text.encode(), sync=False)
             self._whole, self._reported = True, False
         except OSError as error:
             self._whole = False
@@ -139,16 +132,14 @@ def write_config(path: Path, config: Config) -> None:
     import tomli_w  # needed on root only, as tomllib
 
     text = tomli_w.dumps(dataclasses.asdict(config))
-    write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))
+    files.write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))
 
 
 def read_config(path: Path) -> Config:
     """The configuration stored in ``path``, if it has not changed since it was written."""
     file = path / CONFIG
-    try:
-        text = read_bytes(file).decode(errors=OF_PATHS)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error})") from error
+    with files.reading(file):
+        text = files.read_bytes(file).decode(errors=OF_PATHS)
     text, mark, end = text.partition(END_OF_CONFIG)
     if mark + end != _end_of(text):
         raise InputError(

@@ -67,7 +67,3 @@ class RunSchedule:
         epoch, step_of_epoch = divmod(step, self.steps_an_epoch)
         at_end = step > 0 and step_of_epoch == 0
         return (epoch - 1, self.steps_an_epoch) if at_end else (epoch, step_of_epoch)
-
-    def ends_epoch(self, step: int) -> bool:
-        """Whether the state after ``step`` steps is at an epoch's end, or at the run's."""
-        return step % self.steps_an_epoch == 0 or step == self.total_steps

@@ -17,7 +17,7 @@ from distcnn.spans import CREATE_RUN, READ_RUN, RESTORE, Span
 from distcnn.system.files import remove_temporary_files
 from distcnn.training import resume
 from distcnn.training.advice import warnings_of
-from distcnn.training.callbacks import Callback
+from distcnn.training.callbacks import Callback, Callbacks
 from distcnn.training.checkpointing import Records, check_dataset, restore_snapshot
 from distcnn.training.loop import Loop
 from distcnn.training.progress import Progress
@@ -98,8 +98,6 @@ class Session:
         if point and (result := point.result):
             together(communicator, lambda: check_dataset(result.dataset, run))
             return _finished(point, result)
-        if signals := self.signals:
-            run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
         for line in () if point else warnings_of(run.schedule):
             progress.say(f"warning: {line}")
         if request.debug:
@@ -141,24 +139,35 @@ class Session:
                     lambda: open_directory(run.config, point, held, self.request.allow_other_owner),
                 )
             if communicator.rank == 0:
-                records = begin_records(run, state, path, point, progress, held)
+                records = begin_records(run, path, point, progress.say, held)
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
         progress.start(run.schedule.total_steps, state.step)
-        for callback in self.callbacks:
-            callback.on_start(run.schedule.total_steps, state.step)
+        callbacks = self._callbacks(run)
+        callbacks.call("on_start", run.schedule.total_steps, state.step)
+        callbacks.raise_together("before its first step")
         traced: AbstractContextManager[object] = nullcontext()
         if run.config.trace and path:
             traced = self.trace(run, state, lambda: records.location or path)
         try:
             with traced:
-                result = Loop(run, state, records, progress, self.callbacks).train()
+                result = Loop(run, state, records, progress, callbacks).train()
         finally:
             progress.close()
-        for callback in self.callbacks:
-            callback.on_end(result)
+        callbacks.call("on_end", result)
+        callbacks.raise_together("after its last step")
         return Outcome(result, run, point, state, str(records.location or ""))
+
+    def _callbacks(self, run: Run) -> Callbacks:
+        """The callbacks; from now on, one that fails stops the run, and so does a signal."""
+        callbacks, signals = Callbacks(self.callbacks, run.communicator), self.signals
+
+        def stop_request() -> str | None:
+            return (signals.requested if signals else None) or callbacks.problem
+
+        run.step.stop_request = run.evaluation.stop_request = stop_request
+        return callbacks
 
 
 def _finished(point: ResumePoint, result: RunResult) -> Outcome:

@@ -22,7 +22,7 @@ from distcnn.optim import Optimizer, Schedule
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
 from distcnn.spans import Span
-from distcnn.system.host import oversubscription, usable_cores
+from distcnn.system.host import oversubscription, threads_for_each, usable_cores
 from distcnn.system.wording import counted
 from distcnn.training import consistency
 from distcnn.training.advice import require_enough_examples
@@ -51,12 +51,9 @@ class Components:
 def named_components(config: Config) -> Components:
     """The objects that ``config`` names."""
     settings = config.learning_rate, config.momentum, config.weight_decay
-    return Components(
-        find_model(config.model),
-        find_loss(config.loss),
-        find_optimizer(config.optimizer, *settings),
-        find_schedule(config.schedule, config.warmup_steps),
-    )
+    optimizer = find_optimizer(config.optimizer, *settings)
+    schedule = find_schedule(config.schedule, config.warmup_steps)
+    return Components(find_model(config.model), find_loss(config.loss), optimizer, schedule)
 
 
 @dataclass
@@ -163,7 +160,7 @@ def _settle_threads(
     """
     wanted, host = config.threads_per_rank, communicator.hosts[communicator.rank]
     everyone = communicator.allgather(usable_cores(host))
-    threads = blas_threads.resolve_threads(wanted, everyone)
+    threads = threads_for_each(everyone) if wanted == blas_threads.AUTO else int(wanted)
     together(communicator, lambda: blas_threads.limit_blas_threads(threads))
     if threads != blas_threads.THREADS_PER_RANK or wanted == blas_threads.AUTO:
         report(

@@ -9,7 +9,7 @@ import numpy as np
 
 from distcnn import spans
 from distcnn.datasets import Microbatch, Part
-from distcnn.distributed import Reducer, StepTotals
+from distcnn.distributed import Reducer, Totals
 from distcnn.nn import Plan, computing
 from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
@@ -17,9 +17,6 @@ from distcnn.optim import Updater
 from distcnn.spans import Span
 from distcnn.training.failures import ShardFailures
 from distcnn.training.ledger import Ledger
-
-READ_DATA, LEDGER = Span(spans.READ_DATA), Span(spans.LEDGER)
-LOSS, UPDATE = Span(spans.LOSS), Span(spans.UPDATE)
 
 
 class Position(NamedTuple):
@@ -44,9 +41,10 @@ Streams = Callable[[int, int], RandomSource]
 
 
 class Step:
-    """Takes one step after the other, shard by shard, on this rank's ``shards``.
+    """Takes steps: for each shard of this rank, fill a microbatch, go forward, go backward, and
+    add the gradient; then sum over all ranks, and update the parameters.
 
-    ``lanes`` are what shards compute with: the first, unless there is overlap.
+    Shards compute with the first of the ``lanes``, unless there is overlap.
     """
 
     overlaps = False
@@ -70,12 +68,9 @@ class Step:
         """The signal that asked this rank to stop, if any: the totals then tell all ranks."""
         self.before_shard: Callable[[Position, Part, Lane], None] | None = None
         """Called when a microbatch is filled: a place for a debugger."""
-        self.spans = {shard.index: Span(spans.SHARD, shard=shard.index) for shard in shards}
 
-    def __call__(
-        self, step: int, epoch: int, step_of_epoch: int, learning_rate: float
-    ) -> StepTotals:
-        """Take a step, all ranks together; its totals, valid until the next step.
+    def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
+        """Take a step, all ranks together; its totals.
 
         ``ShardFailure`` on all ranks, before any update, when a gradient or loss cannot be added.
         """
@@ -85,19 +80,19 @@ class Step:
             totals = self._sum_gradients(Position(step, epoch, step_of_epoch))
             self.failures.raise_first(totals)
             # The next step's sums reject values that overflow here.
-            with UPDATE, np.errstate(over="ignore", invalid="ignore"):
+            with Span(spans.UPDATE), np.errstate(over="ignore", invalid="ignore"):
                 values, count = self.lane.plan.parameters.values, totals.examples
-                self.optimizer.step(values, totals.gradient, learning_rate, count=count)
+                self.optimizer.step(values, self.reducer.gradient, learning_rate, count=count)
         return totals
 
-    def _sum_gradients(self, at: Position) -> StepTotals:
+    def _sum_gradients(self, at: Position) -> Totals:
         self._add_shards(self.shards, at)
         self._pass_on_stop_request()
         return self.reducer.all_reduce()
 
     def _add_shards(self, shards: Sequence[Part], at: Position) -> None:
         for shard in shards:
-            with self.spans[shard.index], self.failures.caught(shard, self.lane):
+            with Span(spans.SHARD, shard=shard.index), self.failures.caught(shard, self.lane):
                 grad_logits, counts = self._forward(shard, self.lane, at)
                 with self.reducer.slot() as gradients, computing():
                     self.lane.plan.backward(grad_logits, out=gradients)
@@ -106,16 +101,16 @@ class Step:
     def _forward(self, shard: Part, lane: Lane, at: Position) -> tuple[Array, Counts]:
         """Fill the lane with the shard's next examples; the gradient of their loss."""
         plan, microbatch = lane
-        with READ_DATA:
+        with Span(spans.READ_DATA):
             examples = shard.fill(microbatch, at.epoch, at.step_of_epoch)
-        with LEDGER:
+        with Span(spans.LEDGER):
             self.ledger.mark(shard.index, microbatch.chosen)
         if self.before_shard is not None:
             self.before_shard(at, shard, lane)
         random = self.streams(at.step, shard.index)
         with computing():
             logits = plan.forward(microbatch.images, training=True, random=random)
-            with LOSS:
+            with Span(spans.LOSS):
                 loss_sum, grad_logits = self.loss(logits, microbatch.labels, microbatch.weights)
         return grad_logits, (loss_sum, count_correct(logits, microbatch), examples)
 

@@ -17,7 +17,6 @@ from distcnn.distributed.blas_threads import restored_blas_threads
 from distcnn.errors import arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.models import Model, find_model, model_name
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
@@ -96,29 +95,21 @@ class Trainer:
         self.schedule = given if isinstance(given, Schedule) else OwnSchedule(function=given)
         self._communicator = communicator
         with arguments_named():
-            self._settings: dict[str, Any] = {
+            names = {
                 "model": model_name(model),
                 "loss": loss if isinstance(loss, str) else name_of(loss, LOSSES),
-                **{name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN},
                 "optimizer": optimizer_name(self.optimizer),
                 "schedule": schedule_name(self.schedule),
-                "warmup_steps": self.schedule.warmup_steps,
-                "num_shards": num_shards,
-                "microbatch_size": microbatch_size,
-                "seed": seed,
-                "reduction": reduction,
-                "overlap": overlap,
-                "gradient_limit": gradient_limit,
-                "threads_per_rank": str(threads_per_rank),
-                "cycle_epochs": cycle_epochs,
             }
+            rates = {name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN}
+            steps = {"warmup_steps": self.schedule.warmup_steps, "cycle_epochs": cycle_epochs}
+            sizes = {"num_shards": num_shards, "microbatch_size": microbatch_size, "seed": seed}
+            sums = {"reduction": reduction, "overlap": overlap, "gradient_limit": gradient_limit}
+            self._settings: dict[str, Any] = {**names, **rates, **steps, **sizes, **sums}
+            self._settings["threads_per_rank"] = str(threads_per_rank)
             Config(**self._settings)  # refuses what is impossible
-            self._components = Components(
-                find_model(model),
-                find_loss(loss) if isinstance(loss, str) else loss,
-                self.optimizer,
-                self.schedule,
-            )
+            used = find_loss(loss) if isinstance(loss, str) else loss
+            self._components = Components(find_model(model), used, self.optimizer, self.schedule)
 
     def fit(
         self,
@@ -144,8 +135,6 @@ class Trainer:
         """Train, and test. All ranks call it with the same arguments.
 
         While it runs, this process has ``threads_per_rank`` BLAS threads; then as many as before.
-        If a callback raises an exception on one rank alone, the others wait for it, as in every MPI
-        program: give ``stall_timeout``, or start with ``mpirun -n 4 python -m mpi4py script.py``.
 
         Args:
             data: an HDF5 file, an image set of ``distcnn.datasets``, or arrays ``((train_images,
@@ -180,19 +169,11 @@ class Trainer:
             TrainingError: on all ranks, when training cannot continue (it has diverged).
             Stopped: on all ranks, for a signal, with ``handle_signals``.
         """
-        settings: dict[str, Any] = {
-            **self._settings,
-            "epochs": epochs,
-            "max_steps": max_steps,
-            "target_accuracy": target_accuracy,
-            "data_memory": data_memory,
-            "checkpoint_every": checkpoint_every,
-            "keep": keep,
-            "check_every": check_every,
-            "log_every": log_every,
-            "eval_every_epochs": eval_every_epochs,
-            "stall_timeout": stall_timeout,
-        }
+        end = {"epochs": epochs, "max_steps": max_steps, "target_accuracy": target_accuracy}
+        kept = {"checkpoint_every": checkpoint_every, "keep": keep, "check_every": check_every}
+        logs = {"log_every": log_every, "eval_every_epochs": eval_every_epochs}
+        host = {"data_memory": data_memory, "stall_timeout": stall_timeout}
+        settings = {**self._settings, **end, **kept, **logs, **host}
         communicator = self._open_communicator()
         with arguments_named(), ExitStack() as held:
             name, images = together(communicator, lambda: arguments.image_set_of(data))
@@ -209,6 +190,8 @@ class Trainer:
             )
             progress = Progress() if verbose else LoggedProgress()
             held.enter_context(restored_blas_threads())
+            stops = held.enter_context(signals) if handle_signals else None
+            watchdog = held.enter_context(Watchdog(NAME, communicator)) if stall_timeout else None
             outcome = Session(
                 request,
                 communicator,
@@ -217,10 +200,8 @@ class Trainer:
                 images,
                 callbacks,
                 writes=output is not None or bool(begun),
-                signals=held.enter_context(signals) if handle_signals else None,
-                watchdog=held.enter_context(Watchdog(NAME, communicator))
-                if stall_timeout
-                else None,
+                signals=stops,
+                watchdog=watchdog,
             ).train()
             where = on_root(communicator, lambda: outcome.location)
             network = together(communicator, lambda: self._network(outcome, where))
@@ -261,4 +242,4 @@ class Trainer:
 
             self._communicator = MPICommunicator(self._communicator)
         opened: Communicator = self._communicator
-        return WatchedCommunicator(opened)
+        return opened

@@ -1,14 +1,13 @@
-"""The network between the hosts of ``hosts.py``: a process that carries their packets, late where
-it is told to.
+"""The network between the hosts of ``hosts.py``: a process that carries their packets, with delay.
 
     python network.py FOLDER PID [PID ...]      one host for each process, whose network namespace it is
 
 Each host gets a TUN device eth0 (segments of TCP up to 64 KiB pass as one), with the address
-198.18.0.1, .2 and so on (RFC 2544's range for measurements: nothing leaves the namespaces). What a
-host sends flies for the delay. FOLDER/network holds it, and the hosts that are cut off:
-{"delay_seconds": 0.001, "cut": [2]}; SIGHUP has it read again. The rate of a link is the kernel's
-business (``hosts.py``): its queue there makes senders wait, as a real card's does, while a queue
-here would seem endless to TCP.
+198.18.0.1, .2 and so on (RFC 2544's range for measurements: nothing leaves the namespaces).
+FOLDER/network holds the delay of a packet and the hosts that are cut off,
+{"delay_seconds": 0.001, "cut": [2]}; SIGHUP makes the process read it again. The kernel limits a
+link's rate (``hosts.py``): its queue makes senders wait, as a real card's does, while TCP would
+take a queue here for an endless one.
 """  # noqa: E501
 
 from __future__ import annotations

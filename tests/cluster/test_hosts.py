@@ -113,7 +113,7 @@ def test_a_cut_network_is_noticed_on_both_sides(
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 
 
-def test_an_image_set_on_one_host_alone_is_told(
+def test_an_image_set_on_one_host_alone_is_reported(
     any_mpi: Launcher, four: Hosts, tmp_path: Path
 ) -> None:
     path = write_image_set(tmp_path / "set.h5")

@@ -80,7 +80,7 @@ def test_hosts_sh_trains_on_the_hosts_of_a_file(
     ("text", "words"),
     [("", "no hosts given"), ("h1 two\n", "'h1 two': each line is"), (None, "no such host file")],
 )
-def test_a_wrong_host_file_is_told(
+def test_a_wrong_host_file_is_reported(
     text: str | None, words: str, mpirun: Launcher, tmp_path: Path
 ) -> None:
     if text is not None:

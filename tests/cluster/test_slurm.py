@@ -87,7 +87,7 @@ def test_it_trains_on_four_ranks(
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
-def test_preempted_it_saves_and_goes_on_later(
+def test_preempted_it_saves_and_continues_later(
     launcher: str, any_mpi: Launcher, cluster: Slurm, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     job = Job(cluster, any_mpi, launcher, image_set(), tmp_path)
@@ -144,7 +144,7 @@ def test_a_crashed_node_leaves_the_job_on_fewer_ranks(
     assert f"weights {reference_hash(image_set())}" in job.text
 
 
-def test_no_plugin_and_a_wrong_one_are_told(
+def test_no_plugin_and_a_wrong_one_are_reported(
     cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     for plugin, words in (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet, mpi_launcher
+from tests.conftest import SERIAL, MakeImageSet, launcher_of
 
 EXAMPLES = {
     "mnist.py": ["--max-steps", "6", "--data", "DATA", "--output", "OUTPUT"],
@@ -32,7 +32,7 @@ assert not {"mpi4py", "matplotlib", "tqdm", "PIL"} & set(sys.modules), sys.modul
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
 def test_examples(name: str, ranks: int, image_set: MakeImageSet, tmp_path: Path) -> None:
     places = {"DATA": str(image_set()), "OUTPUT": str(tmp_path / "run")}
-    launcher = mpi_launcher() if ranks > 1 else SERIAL
+    launcher = launcher_of(ranks)
     arguments = [places.get(word, word) for word in EXAMPLES[name]]
     done = launcher.run(ranks, f"examples/{name}", *arguments)
     assert (done.returncode, done.stdout != "") == (0, True), done.stderr

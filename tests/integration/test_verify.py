@@ -1,5 +1,5 @@
-"""``python -m distcnn.verify``: a run that is as its receipt says is identical on any ranks;
-whatever was altered is found and named.
+"""``python -m distcnn.verify``: a run that matches its receipt is identical on any ranks; every
+change to it is found and named.
 """
 
 from __future__ import annotations
@@ -14,15 +14,7 @@ from typing import Any
 import h5py
 import pytest
 
-from tests.conftest import (
-    SERIAL,
-    MakeImageSet,
-    as_flags,
-    launcher_of,
-    mpi_launcher,
-    slow,
-    write_image_set,
-)
+from tests.conftest import SERIAL, MakeImageSet, as_flags, launcher_of, slow, write_image_set
 from tests.support.training_fixtures import (
     CHECKED,
     STOPPING_MODEL,
@@ -38,7 +30,7 @@ ALTERED = "0" * 64
 def verify(
     run: Path, *flags: str, ranks: int = 1, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """The command, which must change nothing."""
+    """Run the command, which must change nothing."""
     launcher = launcher_of(ranks)
     before = content(run)
     done = launcher.run(
@@ -71,7 +63,7 @@ def assert_different(run: Path, message: str, *flags: str, **options: Any) -> No
 def test_a_run_is_identical_on_any_ranks(
     made_on: int, replayed_on: tuple[int, ...], image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    launcher = SERIAL if made_on == 1 else mpi_launcher()
+    launcher = launcher_of(made_on)
     launcher.train(made_on, tmp_path / "run", "--data", str(image_set()), *CHECKED)
     for ranks in replayed_on:
         assert_identical(tmp_path / "run", ranks=ranks)
@@ -82,8 +74,8 @@ def test_a_run_is_identical_on_any_ranks(
 def test_a_run_that_was_stopped_and_changed_is_identical(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    """Stopped mid-epoch on one rank, resumed on two with other flags to a part of an epoch, then to
-    more epochs on one.
+    """Stopped mid-epoch on one rank; resumed on two with other flags into an epoch, then on one for
+    more epochs.
     """
     (tmp_path / "stopping.py").write_text(STOPPING_MODEL)
     path, run = with_path(tmp_path), tmp_path / "run"
@@ -120,9 +112,7 @@ def test_a_run_that_was_stopped_and_changed_is_identical(
 def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    """Stopped in an epoch's last step, it tests (or not) when it goes on, with the flags that it
-    then has.
-    """
+    """Stopped in an epoch's last step, it tests (or not) after its resume, as the new flags say."""
     (tmp_path / "stopping.py").write_text(STOPPING_MODEL)
     path, run, checkpoint = (
         with_path(tmp_path),
@@ -168,7 +158,7 @@ def test_an_unfinished_run_is_identical_as_far_as_it_went(checked_copy: Path) ->
         assert_identical(checked_copy, steps=f"0 to {last}")
 
 
-def test_the_image_set_may_lie_elsewhere(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_the_image_set_may_be_elsewhere(image_set: MakeImageSet, tmp_path: Path) -> None:
     data = shutil.copy(image_set(), tmp_path / "set.h5")
     SERIAL.train(1, tmp_path / "run", "--data", str(data), *CHECKED)
     Path(data).unlink()
@@ -215,7 +205,7 @@ def test_a_hash_that_was_altered_is_named(ranks: int, checked_copy: Path) -> Non
 
 
 def resumed(lines: list[dict[str, Any]], **dataset: Any) -> None:
-    """Let the run seem to have been resumed after step 6."""
+    """Make the run look as if it had been resumed after step 6."""
     place = next(number for number, line in enumerate(lines) if line["step"] > 6)
     lines.insert(
         place,
@@ -276,7 +266,7 @@ def test_files_of_another_run_are_found(
     assert done.returncode == 2
     assert (
         "checkpoint of step 4: shard 0 had used" in done.stderr
-    )  # the order of examples hangs on the seed
+    )  # the order of examples depends on the seed
 
 
 def test_a_receipt_that_was_cut_off_is_not_identical(checked_copy: Path) -> None:

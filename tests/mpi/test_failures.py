@@ -108,7 +108,9 @@ def test_a_failing_import_is_reported_once_and_ends_all(
     assert "ImportError: broken on purpose" in ended.stderr.splitlines()
 
 
-def test_mpi4py_broken_on_one_rank_is_told_and_ends_all(any_mpi: Launcher, tmp_path: Path) -> None:
+def test_mpi4py_broken_on_one_rank_is_reported_and_ends_all(
+    any_mpi: Launcher, tmp_path: Path
+) -> None:
     (tmp_path / "mpi4py.py").write_text(BROKEN_MODULE)
     mark = tmp_path / "mark"
     environment = {"BROKEN_ON": "1", "BROKEN_MARK": str(mark), "PYTHONPATH": f"{tmp_path}:{ROOT}"}

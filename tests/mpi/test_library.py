@@ -20,14 +20,21 @@ images = datasets.open(data)
 train, (test_images, test_labels) = images.read("train"), images.read("test")
 if case == "labels" and rank == 1:
     test_labels = test_labels[:-1]
+class Fails(dc.Callback):
+    pass
+def fail(*_):
+    raise KeyError("the disk is full")
+if case.startswith("on_"):
+    setattr(Fails, case, fail)
 communicator = {"split": MPI.COMM_WORLD.Split(rank), "none": None}.get(case, MPI.COMM_WORLD)
 seed = rank if case == "seed" else 0
 trainer = dc.Trainer("mlp", communicator=communicator, num_shards=4, seed=seed)
 try:
-    run = trainer.fit((train, (test_images, test_labels)), epochs=1)
+    arrays = (train, (test_images, test_labels))
+    run = trainer.fit(arrays, epochs=1, log_every=4, callbacks=[Fails()] if rank else [])
     text = f"{trainer.world_size} {trainer.is_root} {run.params_sha256}"
-except dc.InputError as error:
-    text = str(error)
+except (dc.InputError, dc.TrainingError, KeyError) as error:
+    text = f"{type(error).__name__} {error}"
 sys.stdout.write(text + chr(10))
 """
 
@@ -65,3 +72,16 @@ def test_what_is_wrong_on_one_rank_is_an_error_on_all(
     done = mpirun.run(2, script, str(image_set()), case)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(text) == 2
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("method", ["on_start", "on_step", "on_log", "on_epoch", "on_end"])
+def test_a_callback_that_raises_on_one_rank_ends_all(
+    method: str, script: str, mpirun: Launcher, image_set: MakeImageSet
+) -> None:
+    done = mpirun.run(2, script, str(image_set()), method)
+    assert done.returncode == 0, done.stderr
+    own, others = sorted(done.stdout.splitlines())
+    assert own == "KeyError 'the disk is full'"
+    assert others.startswith("TrainingError")
+    assert "KeyError: 'the disk is full') on rank 1" in others

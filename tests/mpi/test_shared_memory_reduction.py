@@ -13,7 +13,7 @@ from tests.conftest import Launcher, slow
 SUMS = """
 import json, sys, time
 import numpy as np
-from distcnn.distributed import shared_memory_reducer, shared_memory, shards_of_rank
+from distcnn.distributed import SUMS, shared_memory_reducer, shards_of_rank
 from distcnn.distributed import shared_memory_reduction
 from distcnn.distributed.mpi import MPICommunicator
 
@@ -22,11 +22,12 @@ world = MPICommunicator()
 if fault and world.rank == 1:
     def refuse(path, *arguments):
         raise OSError(13, "on purpose")
-    setattr(shared_memory.os, fault, refuse)
+    setattr(shared_memory_reduction.os, fault, refuse)
 shared_memory_reduction.CHUNK = 64
 num_shards = 2 * world.world_size + 1  # one rank has more than the others
 own_shards = shards_of_rank(num_shards, world.world_size, world.rank)
-reducers = [shared_memory_reducer(name, each, num_shards, 4096.0, world) for each in (size, 7)]
+arithmetic = SUMS[name](num_shards, 4096.0)
+reducers = [shared_memory_reducer(arithmetic, each, world) for each in (size, 7)]
 shared = [reducer for reducer in reducers if reducer is not None]
 rng, rounds = np.random.default_rng(world.rank), 0
 for _ in range(40):
@@ -43,8 +44,8 @@ for _ in range(40):
         if rounds % 5 == world.rank:
             time.sleep(0.002)  # somebody is always late
         totals = reducer.all_reduce()
-        assert totals.gradient.dtype == np.float32
-        assert np.array_equal(totals.gradient, expected), rounds
+        assert reducer.gradient.dtype == np.float32
+        assert np.array_equal(reducer.gradient, expected), rounds
         assert totals.examples == 3 * num_shards
         rounds += 1
 loose = np.full(3, 1.5)
@@ -65,7 +66,9 @@ def sums(
 
 
 @pytest.mark.parametrize("ranks", [2, 3, *slow(1, 4)])
-def test_sums_are_those_of_all_gradients_whoever_is_late(any_mpi: Launcher, ranks: int) -> None:
+def test_sums_are_those_of_all_gradients_whichever_rank_is_late(
+    any_mpi: Launcher, ranks: int
+) -> None:
     assert sums(any_mpi, ranks, 1000) == {"rounds": 80, "shared": 2}
 
 

@@ -59,6 +59,36 @@ def stop_in_a_shard(run: Running, rank: int) -> None:
         time.sleep(0.02)
 
 
+COLLECTIVES = """
+import numpy as np
+from distcnn.distributed.mpi import MPICommunicator
+from distcnn.fault_tolerance.heartbeat import Heartbeat
+from distcnn.spans import Span, listening
+
+class Looking:
+    def begin(self, span):
+        seen.append(heartbeat.read().text())
+    def end(self, span):
+        pass
+
+world, heartbeat, seen = MPICommunicator(), Heartbeat(), []
+with heartbeat.listening(), listening(Looking(), {"collective"}), Span("compare weights"):
+    world.allgather(1)
+    world.gather(1)
+    world.broadcast(1)
+    world.allreduce_sum(np.zeros(1))
+    world.barrier()
+if world.rank == 0:
+    print(*seen, sep="\\n")
+"""
+
+
+def test_waiting_in_a_collective_is_noted(mpirun: Launcher) -> None:
+    done = mpirun.run(2, "-c", COLLECTIVES)
+    waiting = "waiting for all ranks: hashing and comparing the weights"
+    assert (done.returncode, done.stdout.splitlines()) == (0, [waiting] * 5), done.stderr
+
+
 @pytest.mark.slow
 def test_a_stopped_and_a_hanging_rank_are_named(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
@@ -155,7 +185,7 @@ def test_one_process_that_hangs_ends_itself_unless_it_may_take_for_ever(
 
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_a_job_that_was_suspended_as_a_whole_goes_on(
+def test_a_job_that_was_suspended_as_a_whole_continues(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     flags = as_flags(data=image_set(), output=tmp_path / "run", stall_timeout=TIMEOUT)
@@ -173,7 +203,7 @@ def test_a_job_that_was_suspended_as_a_whole_goes_on(
 
 
 @pytest.mark.mpi
-def test_a_rank_that_is_slow_but_moves_is_let_be(
+def test_a_slow_rank_that_makes_progress_is_left_alone(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     # Its step takes 4 x 0.4 s: longer than the time-out for which the other one waits.

@@ -155,7 +155,7 @@ def test_one_process_without_a_launcher(
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 
 
-def test_a_signal_while_it_starts_leaves_nothing_that_stands_in_the_way(
+def test_a_signal_while_it_starts_leaves_no_obstacle(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     for number, milliseconds in enumerate((50, 250)):

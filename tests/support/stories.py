@@ -39,7 +39,7 @@ class Story:
         )
         with threadpool_limits(THREADS_PER_RANK), ExitStack() as held:
             open_directory(self.run.config, None, held)
-            directory = begin_records(self.run, State(), self.path, None, progress, held)
+            directory = begin_records(self.run, self.path, None, progress.say, held)
             result = Loop(self.run, State(), directory, progress).train()
             self.path = directory.location
         return result

@@ -57,7 +57,7 @@ def result_of(point: Point, speed: float = 0.0, hosts: int = 1, **changes: Any) 
         "reduction": "exact",
         "overlap": "auto",
         "hosts": [f"h{1 + rank * hosts // point.ranks}" for rank in range(point.ranks)],
-        "cores_of_hosts": {f"h{number}": 8 for number in range(1, hosts + 1)},
+        "crowd": None,
         "processor": "P",
         "mpi": "MPICH",
         "software": {"numpy": "2"},

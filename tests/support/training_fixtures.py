@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
-from distcnn.distributed import Communicator, SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.checkpointing import Records
 from distcnn.training.loop import Loop
@@ -177,7 +177,7 @@ def prepare(data: Path, communicator: Communicator | None = None, **flags: Any) 
     config = Config(
         **{"data": str(data), "model": "tutorial", "microbatch_size": 8, "epochs": 2, **flags}
     )
-    return prepare_run(config, communicator or SerialCommunicator(), print)
+    return prepare_run(config, communicator or Communicator(), print)
 
 
 def loop_of(run: Run, state: State | None = None) -> Loop:
@@ -205,7 +205,7 @@ def train_in_process(data: Path, **flags: Any) -> list[str]:
         **{"data": str(data), "model": "tutorial", "microbatch_size": 8, "epochs": 2, **flags}
     )
     with threadpool_limits(THREADS_PER_RANK):
-        run = prepare_run(config, SerialCommunicator(), said.say)
+        run = prepare_run(config, Communicator(), said.say)
         Loop(run, State(), Records(), said).train()
     return said.lines
 
@@ -223,7 +223,7 @@ def stepped(steps: int, *flags: str) -> dict[str, bytes]:
     weights may be too large.
     """
     with threadpool_limits(THREADS_PER_RANK):
-        run = prepare_run(parse_request(flags).config, SerialCommunicator(), print)
+        run = prepare_run(parse_request(flags).config, Communicator(), print)
         loop_of(run).go_to(steps, end_epoch=False)
     return {name: values.tobytes() for name, values in run.parameters.named().items()}
 

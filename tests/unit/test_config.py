@@ -154,7 +154,7 @@ def test_a_wrong_flag_is_an_input_error(flags: list[str], message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_a_key(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbfepochs = 7\n")
     assert parse_config(["--config", str(tmp_path / "c.toml")]).epochs == 7
 

@@ -13,11 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import distcnn as dc
 from distcnn import nn
-from distcnn.distributed.blas_threads import threads_of_libraries
 from distcnn.errors import as_arguments
 from tests.conftest import MakeImageSet
 
@@ -147,7 +146,7 @@ def test_a_run_of_an_older_version_loads_by_its_models_name(
     assert dc.load(tmp_path / "run").model == dc.load(tmp_path / "run", weights="best").model
 
 
-def test_a_layer_of_ones_own_is_not_imported_without_trust(
+def test_a_users_own_layer_is_not_imported_without_trust(
     image_set: MakeImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = nn.Sequential([nn.Flatten(), Doubled(), nn.Dense(10)])
@@ -166,7 +165,7 @@ def test_a_layer_of_ones_own_is_not_imported_without_trust(
     del sys.modules["own_doubled"]
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_only_a_run_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(dc.InputError, match=r"weights\.h5 cannot be read"):
         dc.load(tmp_path)
     (tmp_path / "weights.h5").write_bytes(b"nonsense")
@@ -330,6 +329,15 @@ def test_callbacks_hear_of_steps_and_epochs(image_set: MakeImageSet) -> None:
     assert [item for item in heard[1:-1] if isinstance(item, int)] == list(range(1, run.steps + 1))
 
 
+def test_a_callback_that_raises_ends_the_run_at_once(image_set: MakeImageSet) -> None:
+    class Fails(dc.Callback):
+        def on_step(self, step: int, loss: float) -> None:
+            raise KeyError(step)
+
+    with pytest.raises(KeyError, match="1"):
+        dc.Trainer(MODEL, **FEW).fit(image_set(), callbacks=[Fails()])
+
+
 # -- no trace is left
 
 
@@ -337,7 +345,7 @@ def test_the_process_is_left_as_it_was(image_set: MakeImageSet, tmp_path: Path) 
     def state() -> list[Any]:
         signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         return [
-            threads_of_libraries(),
+            [library["num_threads"] for library in threadpool_info()],
             signals,
             sys.excepthook,
             dict(os.environ),

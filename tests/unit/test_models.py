@@ -110,7 +110,7 @@ def test_a_name_finds_its_function() -> None:
     assert {name: find_model(name) for name in MODELS} == MODELS
 
 
-def test_ones_own_model_is_found_and_built(write_model: WriteModel) -> None:
+def test_a_users_own_model_is_found_and_built(write_model: WriteModel) -> None:
     plan = build_model(f"{write_model(OWN_MODEL)}:small", (2, 5, 4), 3, 6)
     assert (plan.microbatch_size, plan.output_shape) == (6, (3,))
     assert plan.parameters.named()["conv1.weight"].shape == (2, 2, 3, 3)
@@ -150,13 +150,13 @@ def test_a_model_that_cannot_be_imported_is_refused_with_the_reason(name: str, r
         find_model(name)
 
 
-def test_an_import_that_fails_inside_ones_own_module_says_which(write_model: WriteModel) -> None:
+def test_an_import_that_fails_inside_a_users_own_module_says_which(write_model: WriteModel) -> None:
     module = write_model("import no_such_dependency_here\n")
     with pytest.raises(InputError, match=r"cannot be imported \(.*, line 1: "):
         find_model(f"{module}:small")
 
 
-def test_what_is_no_function_is_refused(write_model: WriteModel) -> None:
+def test_only_a_function_is_accepted(write_model: WriteModel) -> None:
     module = write_model("small = 3\n")
     with pytest.raises(InputError, match=rf"^model '{module}:small' is not a function or class"):
         find_model(f"{module}:small")

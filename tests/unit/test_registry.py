@@ -85,7 +85,7 @@ def test_schedules_are_found_by_name() -> None:
         (lambda name: find_optimizer(name, 1, 0, 0), "adam(beta1=open('x'))", "key=value"),
     ],
 )
-def test_what_is_not_there_is_refused(find: Any, name: str, message: str) -> None:
+def test_what_does_not_exist_is_refused(find: Any, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         find(name)
 

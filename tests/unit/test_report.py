@@ -39,7 +39,7 @@ def test_a_history_is_what_the_metrics_say(tmp_path: Path) -> None:
     assert history["images_per_second"] == [(1, 100.0), (2, 110.0)]
 
 
-def test_a_folder_that_is_no_run_is_refused(
+def test_a_folder_that_is_not_a_run_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path)]) == 2

@@ -110,7 +110,7 @@ def test_a_module_without_source_counts_by_its_bytes(own: Path) -> None:
         ({"m": "(" * 100_000}, [f"module m, line 1: was 'x = 1', is '{'(' * 60}'"], []),
     ],
 )
-def test_code_is_told_from_comments_and_layout(
+def test_code_is_distinguished_from_comments_and_layout(
     now: dict[str, str], code: list[str], layout: list[str]
 ) -> None:
     changes = compare_sources({"m": "x = 1\ny = 2\n"}, now)

@@ -13,7 +13,7 @@ class ActivationKernel:
 
     def __init__(self, activation: Activation, shape: Shape, buffers: Buffers) -> None:
         self._activation = activation
-        self._output, self._grad_input = buffers.activations(shape), buffers.activations(shape)
+        self._output, self._grad_input = buffers.images(shape), buffers.images(shape)
 
     def forward(self, x: Array, call: Call) -> Array:
         self._input = x
@@ -27,9 +27,8 @@ class ActivationKernel:
 
 
 class ReLUKernel:
-    """``max(x, 0)``. Its output gives the derivative, so it needs no buffers of its own where it
-    may write over its input (``in_place``) and over the gradient it is given
-    (``overwrite_gradient``).
+    """``max(x, 0)``. Its output gives the derivative, so it may write over its input (``in_place``)
+    and over the gradient it is given (``overwrite_gradient``), where the plan allows it.
     """
 
     def __init__(
@@ -37,9 +36,9 @@ class ReLUKernel:
     ) -> None:
         # NumPy (2.4) takes the maximum with an array in a third of the time of one with a number.
         self._zeros = buffers.zeros(shape[-2:])
-        self._own_output = None if in_place else buffers.activations(shape)
-        self._own_grad_input = None if overwrite_gradient else buffers.activations(shape)
-        self._is_positive = buffers.activations(shape, np.bool_)
+        self._own_output = None if in_place else buffers.images(shape)
+        self._own_grad_input = None if overwrite_gradient else buffers.images(shape)
+        self._is_positive = buffers.images(shape, np.bool_)
 
     def forward(self, x: Array, call: Call) -> Array:
         self._output = x if self._own_output is None else self._own_output
@@ -56,10 +55,7 @@ class ReLUKernel:
 
 
 class OwnLayerKernel:
-    """Runs ``forward`` and ``backward`` of a user's layer, and checks their results.
-
-    The layer must not write to its inputs, which other layers still read.
-    """
+    """Runs a user's layer, and checks its results. It cannot write to its inputs."""
 
     def __init__(self, name: str, layer: Layer, shape: Shape, output_shape: Shape) -> None:
         self._layer, self._shape, self._output_shape = layer, shape, output_shape

@@ -30,7 +30,7 @@ with weights and rows, and ``transform_input_gradient``; last ``transform_weight
 
 from dataclasses import dataclass
 
-from distcnn.nn.geometry import Pair
+from distcnn.nn.layer import Pair
 
 MOST_POINTS = 8
 """More points multiply less, but their matrices hold larger numbers, which round worse."""
@@ -65,10 +65,8 @@ class Tiling:
 
 
 def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
-    """The tiling of the algorithm with the fewest multiplications that is worth its transforms. A
-    pure function of shapes, so the same on all ranks.
-
-    ``window_width`` is that of the pooling that follows; it divides the output's width.
+    """The tiling with the fewest multiplications that is worth its transforms. ``window_width`` is
+    that of the pooling that follows; it divides the output's width.
     """
     (kernel_height, kernel_width), stride = geometry.kernel, geometry.stride[1]
     output_width = geometry.output_size[1]

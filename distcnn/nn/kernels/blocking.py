@@ -1,5 +1,4 @@
-"""Cache blocking for convolution: the pieces in which it goes through its images, each small enough
-for the nearest caches.
+"""Cache blocking for convolution: it goes through its images in pieces that stay in the caches.
 
 A **strip** is some columns of some images of the microbatch; strips come one after another, those
 of the same images from left to right. Within a strip, **blocks** of rows come from top to bottom. A
@@ -9,7 +8,6 @@ ranks.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from numpy.lib.stride_tricks import as_strided
 
@@ -18,21 +16,11 @@ from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array
 
 BLOCK_BYTES = 768 * 1024
-"""What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the
-weights beside it.
-"""
+"""What a block of rows takes, in and out: less than a core's own cache, often 1 MiB."""
 FEWEST_IMAGES = 32
 """Of a strip: runs of fewer numbers are slow to copy."""
 FEWEST_COLUMNS = 96
 """Of the matrices of a strip, tiles times images: products with fewer are slow."""
-
-
-class Block(NamedTuple):
-    """Rows that go through together."""
-
-    output_rows: slice
-    fresh: slice  # rows of the input that no earlier block needs
-    complete: slice  # rows of the input that no later block needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +31,8 @@ class Piece:
     output_columns: slice
     images: slice
     output_rows: slice
-    fresh: slice
-    complete: slice
+    fresh: slice  # rows of the input that no earlier block needs
+    complete: slice  # rows of the input that no later block needs
     fresh_rows: Array  # V of the fresh rows, (P, rows, C*J, T*N)
     windows: Array  # V of all rows that its outputs need, (P, rows, kh*C*J, T*N), a view
 
@@ -76,10 +64,8 @@ class Blocking:
         self.columns = self.tiles * self.images  # T*N, of the matrices of a strip
         self.blocks = list(plan_blocks(geometry, column_bytes * self.columns, window_height))
         # Rows of the output, and of the input, in the largest block.
-        self.most_outputs = max(_length(block.output_rows) for block in self.blocks)
-        self.most_inputs = max(
-            _length(rows) for block in self.blocks for rows in (block.fresh, block.complete)
-        )
+        self.most_outputs = max(_length(rows) for rows, *_ in self.blocks)
+        self.most_inputs = max(_length(rows) for _, *inputs in self.blocks for rows in inputs)
 
     def pieces(self, width: int, buffers: Buffers) -> Iterator[Piece]:
         """In their order, for inputs of ``width`` columns with their padding."""
@@ -93,8 +79,8 @@ class Blocking:
             strides = of_point, geometry.stride[0] * of_row, *others
             windows = as_strided(rows, windows_shape, strides)
             for block in self.blocks:
-                of_block = rows[:, block.fresh], windows[:, block.output_rows]
-                yield Piece(*strip, *block, *of_block)
+                output_rows, fresh, _ = block
+                yield Piece(*strip, *block, rows[:, fresh], windows[:, output_rows])
 
     def _strips(self, width: int) -> Iterator[tuple[slice, slice, slice]]:
         """Columns of the input, those of the output, and images."""
@@ -114,11 +100,9 @@ def _length(rows: slice) -> int:
 
 
 def strip_size(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
-    """How many of ``tiles`` of how many of ``count`` images make a strip.
-
-    The smallest possible block of them all takes ``block_bytes``; it is cut until it takes at most
-    ``most_bytes``, or nearly. The width is cut before the images, because that leaves the long runs
-    of numbers, one for each image, whole.
+    """How many of ``tiles`` of how many of ``count`` images make a strip: the smallest possible
+    block of them all takes ``block_bytes``, and is cut until it takes about ``most_bytes``. The
+    width is cut first, because that leaves the long runs of numbers, one for each image, whole.
     """
     divisors = [
         number
@@ -133,9 +117,11 @@ def strip_size(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tup
     return tiles, count
 
 
-def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int) -> Iterator[Block]:
+def plan_blocks(
+    geometry: Geometry, row_bytes: int, multiple: int
+) -> Iterator[tuple[slice, slice, slice]]:
     """Blocks of a ``multiple`` of rows of the output, each of which takes ``row_bytes`` with the
-    input that it is made of.
+    input that it is made of: these rows, and those of the input that are fresh and complete.
     """
     kernel_height, stride, oh = geometry.kernel[0], geometry.stride[0], geometry.output_size[0]
     rows = -(-oh // max(1, -(-oh * row_bytes // BLOCK_BYTES)))
@@ -145,5 +131,5 @@ def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int) -> Iterator[B
         stop = min(start + rows, oh)
         fresh = slice(needed, (stop - 1) * stride + kernel_height)
         done = slice(complete, geometry.padded_height if stop == oh else stop * stride)
-        yield Block(slice(start, stop), fresh, done)
+        yield slice(start, stop), fresh, done
         needed, complete = fresh.stop, stop * stride

@@ -47,12 +47,7 @@ class ConvKernel:
     """
 
     def __init__(
-        self,
-        conv: Conv2d,
-        shape: Shape,
-        buffers: Buffers,
-        pooling: Pooling | None = None,
-        fused: bool = True,
+        self, conv: Conv2d, shape: Shape, buffers: Buffers, pooling: Pooling | None, fused: bool
     ) -> None:
         channels, height, width, count = shape
         filters, oh, ow = conv.output_shape(shape[:3])
@@ -70,15 +65,11 @@ class ConvKernel:
 
         blocking = Blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
         self._pieces = list(blocking.pieces(padded_width, buffers))
-        algorithm: Winograd | TiledIm2col
-        if tiling.is_winograd:
-            algorithm = Winograd(blocking, buffers)
-        else:
-            im2col = Im2col if tiling.tile_width == 1 else TiledIm2col
-            algorithm = im2col(blocking, buffers)
-        self._algorithm = algorithm
-        points, kernel_height, depth = tiling.points, conv.kernel_size[0], tiling.depth
-        self._weights = buffers.zeros((points, filters, kernel_height, channels, depth))
+        im2col = Im2col if tiling.tile_width == 1 else TiledIm2col
+        make: type[Winograd | TiledIm2col] = Winograd if tiling.is_winograd else im2col
+        self._algorithm = algorithm = make(blocking, buffers)
+        weights_shape = tiling.points, filters, conv.kernel_size[0], channels, tiling.depth
+        self._weights = buffers.zeros(weights_shape)
         self._weight_gradient = WeightGradient(blocking, buffers)
         self._grad_input = buffers.images(padded_shape)
         self._input_gradient = InputGradient(blocking, buffers)
@@ -115,7 +106,7 @@ class ConvKernel:
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         epilogue, algorithm, grad_bias = self._epilogue, self._algorithm, call.grads["bias"]
-        points, filters, kernel_height, channels, depth = self._weights.shape
+        points, filters, height, channels, depth = self._weights.shape
         epilogue.begin_backward(grad_output)
         self._weight_gradient.total.fill(0)
         grad_bias.fill(0)
@@ -133,9 +124,7 @@ class ConvKernel:
                 # What the strip to the left wrote is added to.
                 held = self._shared_columns if piece.input_columns.start else 0
                 algorithm.transform_input_gradient(rows, grad_x, held)
-        transformed = self._weight_gradient.total.reshape(
-            points, kernel_height, channels, depth, filters
-        )
+        transformed = self._weight_gradient.total.reshape(points, height, channels, depth, filters)
         algorithm.transform_weight_gradient(transformed, call.grads["weight"])
         return self._grad_input[self._interior] if input_gradient else None
 
@@ -160,9 +149,7 @@ class WholeImages:
 
 
 class WeightGradient:
-    """dU, the sum over all rows of G V^T, in ``total`` (P, kh*C*J, O): fill it with 0, then ``add``
-    each piece.
-    """
+    """dU, in ``total`` (P, kh*C*J, O): fill it with 0, then ``add`` each piece."""
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         geometry, rows = blocking.geometry, blocking.most_outputs
@@ -176,10 +163,7 @@ class WeightGradient:
             self._transposed = buffers.zeros((points, rows, blocking.columns, filters))
 
     def add(self, piece: Piece, grad_products: Array) -> None:
-        """Add a piece, whose rows of dM are ``grad_products``.
-
-        As the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of the time.
-        """
+        # As V G^T, not G V^T: with the long side K as rows, BLAS takes about 0.9 of the time.
         transposed, of_rows = grad_products.swapaxes(2, 3), self._of_rows[:, : piece.height]
         if self._transposed is not None:
             np.copyto(self._transposed[:, : piece.height], transposed)

@@ -7,8 +7,7 @@ from distcnn.nn.layer import Array, Call, Shape
 
 SMALL_PRODUCT = 10**6
 """Multiplications up to which OpenBLAS reads its operands in place; for larger products it first
-copies the whole weight matrix, each number of which then serves for only the few columns of one
-microbatch."""
+copies the whole weight matrix, for the few columns of one microbatch."""
 FEWEST_ROWS = 16
 """Of a block: with fewer, the calls cost more than the copies."""
 

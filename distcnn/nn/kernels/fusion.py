@@ -1,5 +1,4 @@
-"""A convolution and the max pooling after it, with the ReLU after that if there is one, piece by
-piece.
+"""A convolution, the max pooling after it, and the ReLU after that if there is one, piece by piece.
 
 The convolution's output is the largest array of most networks. Pooled while a piece of it is in
 the caches, it is never written to memory, nor is its gradient. The bits are those of one layer
@@ -12,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distcnn.nn.geometry import Pair
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.kernels.pooling import WindowMax
 from distcnn.nn.kernels.tiles import copy_tiles
-from distcnn.nn.layer import Array, Shape
+from distcnn.nn.layer import Array, Pair, Shape
 from distcnn.spans import BACKWARD, FORWARD, Span
 
 

@@ -1,8 +1,4 @@
-"""im2col along the width: rows are unfolded into shifted copies (see
-``distcnn.nn.kernels.algorithms``, which also has the order of the calls).
-
-It takes J times the memory of the input, and every multiplication.
-"""
+"""im2col along the width (``algorithms.py``): rows are unfolded into J shifted copies."""
 
 from functools import cached_property
 
@@ -117,16 +113,13 @@ class Im2col(TiledIm2col):
 
     def begin_backward(self, grad_output: Array) -> None:
         if not grad_output.swapaxes(0, 1).flags.c_contiguous:  # not stored row by row
-            np.copyto(self._copy, grad_output)
-            grad_output = self._copy
+            copy = self._buffers.scratch("gradient", self.result)
+            np.copyto(copy, grad_output)
+            grad_output = copy
         self.grad_products = _as_products(grad_output)
 
     def give_gradient(self, piece: Piece) -> None:
         pass
-
-    @cached_property
-    def _copy(self) -> Array:
-        return self._buffers.images(self.result.shape)
 
 
 def _as_products(images: Array) -> Array:

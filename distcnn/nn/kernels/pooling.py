@@ -4,54 +4,45 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distcnn.nn.geometry import window_offsets
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array, Call, Shape
-from distcnn.nn.pooling import AvgPool2d, MaxPool2d, Pool2d
+from distcnn.nn.pooling import MaxPool2d, Pool2d
 
 
 class PoolKernel:
-    """What both poolings share: the output's buffer, in the order of a Flatten that follows if
-    ``flattened``, and windows as views.
-    """
+    """What both poolings share: the output's buffer, and windows as views."""
 
-    def __init__(
-        self, pool: Pool2d, shape: Shape, buffers: Buffers, flattened: bool = False
-    ) -> None:
+    def __init__(self, pool: Pool2d, shape: Shape, buffers: Buffers) -> None:
         channels, oh, ow = pool.output_shape(shape[:3])
-        self._windows = pool.kernel_size, pool.stride, (oh, ow)
+        rows, columns = (
+            [slice(i, i + stride * (count - 1) + 1, stride) for i in range(size)]
+            for size, stride, count in zip(pool.kernel_size, pool.stride, (oh, ow), strict=True)
+        )
+        self._offsets = [(slice(None), i, j) for i in rows for j in columns]
         self._overlapping = any(s < k for s, k in zip(pool.stride, pool.kernel_size, strict=True))
-        output_shape = channels, oh, ow, shape[3]
-        self._output = buffers.zeros(output_shape) if flattened else buffers.images(output_shape)
+        self._output = buffers.images((channels, oh, ow, shape[3]))
+        self._grad_input = buffers.images(shape)
 
-    def _offsets(self, x: Array) -> list[Array]:
-        return window_offsets(x, *self._windows)
+    def _pixels(self, x: Array) -> list[Array]:
+        """The pixels of all windows at each offset inside, as views (C, oh, ow, N)."""
+        return [x[offset] for offset in self._offsets]
 
 
 class MaxPoolKernel(PoolKernel):
-    """The largest of each window. With ``in_place`` it may write over its input: backward needs to
-    know which pixels won, not their values, so if windows cover all of the input, its buffer is
-    used for its gradient.
-    """
+    """The largest of each window."""
 
-    def __init__(
-        self, pool: MaxPool2d, shape: Shape, buffers: Buffers, flattened: bool, in_place: bool
-    ) -> None:
-        super().__init__(pool, shape, buffers, flattened)
-        (height, width), (oh, ow) = pool.kernel_size, self._output.shape[1:3]
-        covers_all = pool.is_side_by_side and (oh * height, ow * width) == shape[1:3]
-        self._own_grad_input = None if in_place and covers_all else buffers.images(shape)
-        self._max = WindowMax(self._output, height * width, buffers)
+    def __init__(self, pool: MaxPool2d, shape: Shape, buffers: Buffers) -> None:
+        super().__init__(pool, shape, buffers)
+        self._max = WindowMax(self._output, len(self._offsets), buffers)
 
     def forward(self, x: Array, call: Call) -> Array:
-        self._grad_input = x if self._own_grad_input is None else self._own_grad_input
-        self._max.find_largest(self._offsets(x))
+        self._max.find_largest(self._pixels(x))
         return self._output
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         if self._overlapping:
             self._grad_input.fill(0)
-        pixels = self._offsets(self._grad_input)
+        pixels = self._pixels(self._grad_input)
         self._max.give_to_winners(grad_output, pixels, self._overlapping)
         return self._grad_input
 
@@ -59,25 +50,20 @@ class MaxPoolKernel(PoolKernel):
 class AvgPoolKernel(PoolKernel):
     """The mean of each window."""
 
-    def __init__(self, pool: AvgPool2d, shape: Shape, buffers: Buffers) -> None:
-        super().__init__(pool, shape, buffers)
-        self._fraction = 1.0 / (pool.kernel_size[0] * pool.kernel_size[1])
-        self._grad_input = buffers.images(shape)
-
     def forward(self, x: Array, call: Call) -> Array:
-        first, *others = self._offsets(x)
+        first, *others = self._pixels(x)
         np.copyto(self._output, first)
         for values in others:
             self._output += values
-        self._output *= self._fraction
+        self._output *= 1.0 / len(self._offsets)
         return self._output
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         # The output is not needed any more: its buffer takes each window's share.
-        share = np.multiply(grad_output, self._fraction, out=self._output)
+        share = np.multiply(grad_output, 1.0 / len(self._offsets), out=self._output)
         if self._overlapping:
             self._grad_input.fill(0)
-        for grads in self._offsets(self._grad_input):
+        for grads in self._pixels(self._grad_input):
             if self._overlapping:
                 grads += share
             else:
@@ -114,9 +100,8 @@ class WindowMax:
     def give_to_winners(self, remaining: Array, pixels: Sequence[Array], add: bool = False) -> None:
         """Write to (or ``add`` to) each of ``pixels`` its share of the gradient ``remaining``.
 
-        The winner is the last pixel that was larger than all before it. So, going from the last to
-        the first, the first such pixel takes the whole gradient, which is then subtracted from what
-        remains.
+        The winner is the last pixel that was larger than all before it. Going from the last to the
+        first, it takes the whole gradient, which is then subtracted from what remains.
         """
         first, *others = pixels
         for grads, is_larger in zip(reversed(others), reversed(self._is_larger), strict=False):

@@ -1,6 +1,4 @@
-"""Rows of images as tiles: views and copies for im2col, Winograd and max pooling
-(``distcnn.nn.kernels.algorithms``).
-"""
+"""Rows of images as tiles (``algorithms.py``): views and copies."""
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -35,9 +33,7 @@ class Shifts:
 
 
 def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
-    """Copy ``images[c, h, t*m + k, n] = tiled[k, c, h, t, n]``, one way or the other; the last tile
-    may reach beyond the images.
-    """
+    """Copy ``images[c, h, t*m + k, n] = tiled[k, c, h, t, n]``, or back; tiles may reach beyond."""
     outputs = len(tiled)
     whole, rest = divmod(images.shape[2], outputs)
     as_tiles = _tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4)

@@ -1,6 +1,4 @@
-"""Winograd convolution along the width (see ``distcnn.nn.kernels.algorithms``, which also has the
-order of the calls): fewer multiplications, small transforms before and after.
-"""
+"""Winograd convolution along the width (``algorithms.py``)."""
 
 import numpy as np
 
@@ -10,12 +8,9 @@ from distcnn.nn.kernels.tiles import Shifts, fold
 from distcnn.nn.layer import Array
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
-"""Where the polynomials are evaluated, besides infinity: small powers of two, so that A and B are
-exact.
-"""
+"""Where polynomials are evaluated, besides infinity: powers of two, so that A and B are exact."""
 ALL_ONES = POINTS.index(1.0)
-"""This row of A is all ones: the gradient of its product is that of all outputs of a tile together.
-"""
+"""This row of A is all ones: its product is the sum of the outputs' gradients in each tile."""
 
 
 class Winograd:

@@ -14,7 +14,7 @@ import pytest
 
 from distcnn.datasets import opening, read_info
 from distcnn.datasets.opening import is_locked
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.doctor import files
 from distcnn.doctor.findings import Finding, Ranks, attempt
 from tests.conftest import Launcher, MakeImageSet
@@ -31,7 +31,7 @@ def own(image_set: MakeImageSet, tmp_path: Path) -> Iterator[Path]:
 def data_findings(path: Path) -> list[Finding]:
     """What the check of the image set finds in this process."""
     options = argparse.Namespace(data=str(path))
-    return Ranks({0: "here"}).merge({0: attempt(files.data, SerialCommunicator(), options)})
+    return Ranks({0: "here"}).merge({0: attempt(files.data, Communicator(), options)})
 
 
 def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
@@ -136,16 +136,14 @@ def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path)
     assert "SHA-256" in seen.of("data", "bad")
 
 
-def test_a_set_larger_than_the_host_is_mentioned(
-    own: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_larger_than_the_host_is_reported(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "most_memory", lambda: 1000)
     found = data_findings(own)
     assert any(each.state == "warning" and "--data-memory" in each.remedy for each in found)
 
 
 @pytest.mark.parametrize("name", ["/proc/nothing/runs", "{file}", "{file}/runs"])
-def test_an_output_that_is_no_folder(serial: Launcher, own: Path, name: str) -> None:
+def test_an_output_that_is_not_a_folder(serial: Launcher, own: Path, name: str) -> None:
     seen = doctor(serial, 1, "--output", name.format(file=own))
     seen.only_bad("output")
     assert "--output" in seen.of("output", "bad")

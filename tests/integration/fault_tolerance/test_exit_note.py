@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.fault_tolerance.failure import NOTE_VARIABLE, note_exit
+from distcnn.distributed.communicator import NOTE_VARIABLE, note_exit
 from tests.conftest import Launcher, MakeImageSet, as_flags
 
 LOST = """
@@ -47,7 +47,7 @@ def test_a_run_notes_its_code(
     assert (tmp_path / "note").read_text() == f"{code}\n", done.stderr
 
 
-def test_an_error_of_mpi_s_own_is_a_loss_not_a_defect(any_mpi: Launcher, tmp_path: Path) -> None:
+def test_an_error_of_mpis_own_is_a_loss_not_a_defect(any_mpi: Launcher, tmp_path: Path) -> None:
     done = any_mpi.run(2, "-c", LOST, DISTCNN_EXIT_NOTE=str(tmp_path / "note"))
     assert done.returncode == 4, done.stderr
     assert done.stderr.count("Traceback (most recent call last)") == 1

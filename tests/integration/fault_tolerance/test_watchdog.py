@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from distcnn.fault_tolerance.watchdog import EXIT_STALLED, Member, Status, look_at, process_state
+from distcnn.fault_tolerance.watchdog import EXIT_STALLED, Member, Status, look_at
+from distcnn.system.launcher import process_status
 from tests.conftest import SERIAL
 from tests.support.running import Running, running
 
@@ -19,9 +20,9 @@ WATCHED = """
 import time
 from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.spans import Span
-with heartbeat.listening(), Watchdog("test", SerialCommunicator(), {timeout}), Span("step", step=6):
+with heartbeat.listening(), Watchdog("test", Communicator(), {timeout}), Span("step", step=6):
     print("watched", flush=True)
     for count in range({beats}):
         with Span("shard", shard=count):
@@ -35,11 +36,11 @@ def stopped(run: Running) -> int:
     """Stop the run's process."""
     pid = run.process.pid
     os.kill(pid, signal.SIGSTOP)
-    run.wait_for(lambda: process_state(pid) == "T (stopped)", "the stopped state")
+    run.wait_for(lambda: process_status(pid, "State") == "T (stopped)", "the stopped state")
     return pid
 
 
-def test_a_stopped_process_is_looked_at_from_outside() -> None:
+def test_a_stopped_process_is_examined_from_outside() -> None:
     with running(SERIAL, 1, "-c", WATCHED.format(timeout=0, beats=5, idle=60)) as run:
         run.wait_for(
             lambda: (beat := run.beat(0)) and beat.activity.endswith("shard 4") and beat.stack,
@@ -50,13 +51,11 @@ def test_a_stopped_process_is_looked_at_from_outside() -> None:
         assert descriptor is not None
         seen = look_at(Member(0, "here", pid, descriptor))
         assert (seen.answers, seen.state) == (False, "T (stopped)")
-        assert seen.beat is not None
         assert seen.beat.text() == "step 6, forward and backward of shard 4"
-        assert 0 < seen.seconds < 20
-        assert 'File "<string>", line' in seen.stack
-    assert look_at(Member(0, "here", pid, descriptor)) == Status(
-        Member(0, "here", pid, descriptor), False, None, 0.0, "", "gone"
-    )
+        assert 0 < seen.beat.seconds < 20
+        assert 'File "<string>", line' in seen.beat.stack
+    gone = Member(0, "here", pid, descriptor)
+    assert look_at(gone) == Status(gone, state="gone")
 
 
 def test_a_process_that_idles_is_ended_with_its_stack() -> None:

@@ -90,6 +90,7 @@ def in_environment_script(
     )
 
 
+@pytest.mark.slow
 def test_an_environment_has_pip_under_that_name(tmp_path: Path) -> None:
     """A message that says "pip install" must not mean another Python's pip."""
     done = in_environment_script(

@@ -255,7 +255,7 @@ def test_a_later_window_in_one_process(image_set: MakeImageSet, tmp_path: Path) 
     assert not trace.named("waiting")
 
 
-def test_it_stops_where_there_is_no_more_room_and_says_so(
+def test_it_stops_when_the_room_is_used_up_and_reports_it(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), *LENET, "--trace"]

@@ -19,7 +19,6 @@ SLOW, FAST = "latency=5ms,bandwidth=100Mbit", "latency=25us,bandwidth=100Gbit"
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.mpi
 def test_a_sweep_predicts_and_another_interconnect_measures_nothing_again(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path

@@ -39,20 +39,20 @@ def done_at(folder: Path) -> dict[str, int]:
 
 
 def test_strong_and_weak(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    flags = ["--data", str(image_set()), *SHORT, "--ranks", "1,2,3", "--mode", "both"]
+    flags = ["--data", str(image_set()), *SHORT, "--ranks", "1,2", "--mode", "both"]
     flags += ["--num-shards", "6", "--repeats", "1", "--launcher", of(any_mpi)]
     done = alone(any_mpi).run(1, *COMMAND, *flags, "--output", str(tmp_path / "s"))
     assert done.returncode == 0, done.stdout + done.stderr
     table = everything(tmp_path / "s")
     assert [(row["mode"], row["ranks"], row["num_shards"]) for row in table["rows"]] == [
-        *(("strong", ranks, 6) for ranks in (1, 2, 3)),
-        *(("weak", ranks, 6 * ranks) for ranks in (1, 2, 3)),
+        *(("strong", ranks, 6) for ranks in (1, 2)),
+        *(("weak", ranks, 6 * ranks) for ranks in (1, 2)),
     ]
     # One rank of weak scaling computes what strong scaling does.
-    assert [row["bits"] for row in table["rows"]] == [*["same"] * 4, "alone", "alone"]
+    assert [row["bits"] for row in table["rows"]] == ["same", "same", "same", "alone"]
     results = [one["result"] for one in table["measurements"]]
-    assert len({result["params_sha256"] for result in results[:4]}) == 1
-    assert [result["world_size"] for result in results] == [1, 2, 3, 1, 2, 3]
+    assert len({result["params_sha256"] for result in results[:3]}) == 1
+    assert [result["world_size"] for result in results] == [1, 2, 1, 2]
     assert "effi-" in done.stdout
     if any_mpi.python == SERIAL.python:  # the other environment has no matplotlib
         assert (tmp_path / "s" / "scaling.png").read_bytes().startswith(b"\x89PNG")
@@ -102,7 +102,7 @@ exec {mpirun.mpirun} -n $n "$@"
     first = done_at(tmp_path / "s")
 
     (tmp_path / "mended").touch()
-    done = SERIAL.run(1, *COMMAND, *flags)  # another --timeout is no other sweep
+    done = SERIAL.run(1, *COMMAND, *flags)  # another --timeout does not make another sweep
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 5 measurements already done" in done.stdout
     again = done_at(tmp_path / "s")
@@ -113,7 +113,7 @@ exec {mpirun.mpirun} -n $n "$@"
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_broken_off_goes_on(
+def test_an_interrupted_sweep_continues(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     number = signal.SIGTERM if any_mpi.python == SERIAL.python else signal.SIGINT
@@ -207,6 +207,7 @@ def test_other_bits_on_one_point_are_noticed(
     assert "bits differ at 4 shards of 4: strong-2-ranks-repeat-1" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_without_matplotlib_all_else_is_there_and_the_picture_can_follow(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path

@@ -43,14 +43,16 @@ def shell(script: str, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[-1])
-def test_help_that_nobody_reads_is_no_failure(command: list[str]) -> None:
+@pytest.mark.parametrize(
+    "command", [COMMANDS[0], COMMANDS[-1], *slow(*COMMANDS[1:-1])], ids=lambda command: command[-1]
+)
+def test_help_without_a_reader_is_not_a_failure(command: list[str]) -> None:
     done = shell('{ "$@"; echo "code $?" >&2; } | true', *command, "--help")
     assert done.stderr == b"code 0\n"
 
 
 @pytest.mark.parametrize(
-    "closed", [">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", "| true", "| head -1"]
+    "closed", [">&- 2>&- <&-", ">/dev/full", "| true", *slow(">&-", "2>&-", "| head -1")]
 )
 def test_a_run_outlives_its_streams(closed: str, image_set: MakeImageSet, tmp_path: Path) -> None:
     flags = ["--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run")]
@@ -118,7 +120,7 @@ def test_a_broken_flag_of_a_strange_name_is_one_line(tmp_path: Path) -> None:
 def test_a_run_whose_output_blocks_trains_to_its_end(
     image_set: MakeImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = as_flags(data=image_set(), model="tutorial", epochs=30, log_every=1, stall_timeout=1)
+    flags = as_flags(data=image_set(), model="tutorial", epochs=20, log_every=1, stall_timeout=1)
     with full_pipe(monkeypatch):
         words = [SERIAL.python, "-m", "distcnn.train", *flags, "--output", str(tmp_path / "run")]
         start = time.monotonic()
@@ -132,25 +134,25 @@ def test_a_run_whose_output_blocks_trains_to_its_end(
         )
         assert time.monotonic() - start < 30
     assert (done.returncode, done.stderr) == (0, b"")
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 60
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 40
 
 
 # What a notebook, a test or a service may have in the streams' places: each runs a whole training.
 REPLACED = {
+    "closed": "sys.stdout.close(); sys.stderr.close()",
+    "objects that raise": (
+        "sys.stdout = sys.stderr = type('Bad', (), {'write': lambda self, text: 1 / 0})()"
+    ),
     "texts in memory": "sys.stdout, sys.stderr = io.StringIO(), io.StringIO()",
     "objects that only write": (
         "sys.stdout = sys.stderr = type('Bare', (), {'write': lambda self, text: None})()"
     ),
-    "objects that raise": (
-        "sys.stdout = sys.stderr = type('Bad', (), {'write': lambda self, text: 1 / 0})()"
-    ),
     "nothing": "sys.stdout = sys.stderr = None",
-    "closed": "sys.stdout.close(); sys.stderr.close()",
     "bytes": "sys.stdout = io.BytesIO()",
 }
 
 
-@pytest.mark.parametrize("what", REPLACED)
+@pytest.mark.parametrize("what", [*list(REPLACED)[:2], *slow(*list(REPLACED)[2:])])
 def test_a_run_with_replaced_streams(what: str, image_set: MakeImageSet, tmp_path: Path) -> None:
     program = (
         f"import io, os, sys\nfrom distcnn import train\n{REPLACED[what]}\ncode ="

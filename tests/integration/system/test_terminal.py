@@ -59,7 +59,7 @@ def shown(
         os.close(terminal)
 
 
-@pytest.mark.parametrize("columns", [1, 70, *slow(0, 10, 40)])
+@pytest.mark.parametrize("columns", [70, *slow(0, 1, 10, 40)])
 def test_a_terminal_of_any_width(columns: int, image_set: MakeImageSet, tmp_path: Path) -> None:
     text = shown(
         [
@@ -77,10 +77,9 @@ def test_a_terminal_of_any_width(columns: int, image_set: MakeImageSet, tmp_path
     assert "test accuracy" in text
 
 
-def test_columns_that_are_no_number(image_set: MakeImageSet, tmp_path: Path) -> None:
-    for number, given in enumerate(("0", "²")):
-        flags = ["--data", str(image_set()), *QUICK, "--output", str(tmp_path / str(number))]
-        assert "test accuracy" in shown(["-m", "distcnn.train", *flags], COLUMNS=given)
+def test_columns_that_are_not_a_number(image_set: MakeImageSet, tmp_path: Path) -> None:
+    flags = ["--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run")]
+    assert "test accuracy" in shown(["-m", "distcnn.train", *flags], COLUMNS="²")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_damaged_checkpoint_is_named_and_kept_and_the_end_is_the_same(
     assert_same_end(killed, finished)
 
 
-def test_of_several_damaged_each_is_named_and_the_run_goes_on_from_the_one_before(
+def test_of_several_damaged_each_is_named_and_the_run_continues_from_the_one_before(
     killed: Path, finished: Path
 ) -> None:
     store = store_of(killed)
@@ -82,7 +82,7 @@ def test_all_damaged_lets_the_run_begin_again(killed: Path, finished: Path) -> N
     assert_same_end(killed, finished)
 
 
-def test_a_damaged_checkpoint_of_a_run_that_goes_on_elsewhere_is_not_touched(
+def test_a_damaged_checkpoint_of_a_run_that_continues_elsewhere_is_not_touched(
     killed: Path, finished: Path, tmp_path: Path
 ) -> None:
     path = store_of(killed).path_of(10)

@@ -140,7 +140,7 @@ def test_a_limit_that_holds_the_set_gives_the_bits_of_memory_and_a_smaller_one_o
         ),
     ],
 )
-def test_a_stopped_run_goes_on_in_its_windows(
+def test_a_stopped_run_continues_in_its_windows(
     signal: str,
     ranks: tuple[int, ...],
     calls: tuple[int, ...],

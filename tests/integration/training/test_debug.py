@@ -226,7 +226,7 @@ def test_after_a_change_of_epochs_each_step_has_the_loss_that_it_had(
         (None, "replayed step 5"),
     ],
 )
-def test_a_fresh_run_is_looked_at_and_nothing_written(
+def test_a_fresh_run_is_debugged_without_writing(
     commands: str | None, last: str, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     done = debug(
@@ -268,7 +268,7 @@ def test_at_the_first_step_the_weights_are_the_first_ones(
         (["--break-at-step", "1", "--resume", "none"], "none is not a folder"),
     ],
 )
-def test_a_place_that_is_not_there_is_refused(
+def test_a_place_that_does_not_exist_is_refused(
     flags: list[str], message: str, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     given = [] if "--resume" in flags else ["--data", str(image_set()), *QUICK]

@@ -19,7 +19,7 @@ EXIT_STOPPED = 85
 @pytest.mark.parametrize(
     ("steps", "call"), [(3, 2 * 8 + 4), *slow((4, 3 * 8 + 4), (5, 4 * 8 + 10 + 4))]
 )
-def test_a_stopped_run_ends_where_it_stands(
+def test_a_stopped_run_ends_at_its_step(
     steps: int, call: int, image_set: MakeImageSet, stopping: str, tmp_path: Path
 ) -> None:
     data, cut, run = ["--data", str(image_set()), *QUICK], tmp_path / "cut", tmp_path / "run"

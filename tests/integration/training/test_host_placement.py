@@ -26,7 +26,7 @@ def test_a_wrong_number_of_threads_is_refused(threads: str, serial: Launcher) ->
     assert f"--threads-per-rank is {threads}: it must be at least 1, or auto" in done.stderr
 
 
-def test_the_number_that_auto_came_to_is_the_run_s(
+def test_the_number_that_auto_chose_is_the_runs(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), "--epochs", "1"]
@@ -63,7 +63,7 @@ def test_threads_are_given_and_recorded(
 
 
 @pytest.mark.slow
-def test_a_file_that_one_rank_does_not_see_is_told_with_the_remedy(
+def test_a_file_that_one_rank_does_not_see_is_reported_with_the_remedy(
     any_mpi: Launcher, tmp_path: Path
 ) -> None:
     for rank in range(3):
@@ -83,6 +83,8 @@ def test_a_file_that_one_rank_does_not_see_is_told_with_the_remedy(
     assert "put it on a file system that all hosts share" in errors[0]
 
 
-def test_a_file_that_nobody_sees_is_the_reader_s_to_tell(serial: Launcher, tmp_path: Path) -> None:
+def test_a_file_that_no_rank_sees_is_reported_by_the_reader(
+    serial: Launcher, tmp_path: Path
+) -> None:
     done = serial.run(1, "-m", "distcnn.train", "--data", str(tmp_path / "nothing.h5"))
     assert (done.returncode, "no such file" in done.stderr) == (2, True)

@@ -15,7 +15,7 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.training import data as training_data
-from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, mpi_launcher, slow
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, launcher_of, mpi_launcher, slow
 from tests.support.training_fixtures import prepare, train
 
 EXIT_INPUT = 2
@@ -103,7 +103,7 @@ def test_the_result_records_what_was_read(own: Path, tmp_path: Path) -> None:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(("ranks", "flags"), [(1, []), (3, WINDOWS), *slow((3, []), (1, WINDOWS))])
-def test_what_may_not_be_meant_is_said_once(
+def test_suspicious_content_is_reported_once(
     own: Path, ranks: int, flags: list[str], tmp_path: Path
 ) -> None:
     with h5py.File(own, "r+") as file:
@@ -112,7 +112,7 @@ def test_what_may_not_be_meant_is_said_once(
         for split in ("train", "test"):
             file[f"{split}/labels"][...] += 1
         file["test/images"][10:20] = file["train/images"][-10:]
-    launcher = mpi_launcher() if ranks > 1 else SERIAL
+    launcher = launcher_of(ranks)
     done = train(
         launcher, ranks, *as_flags(data=own), *QUICK, *flags, *as_flags(output=tmp_path / "run")
     )
@@ -186,7 +186,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--data-memory", "100"]], ids=["in memory", "in windows"])
-def test_reading_that_goes_on_is_no_stall(
+def test_slow_reading_is_not_a_stall(
     image_set: MakeImageSet, flags: list[str], tmp_path: Path
 ) -> None:
     data = image_set(train=16_000, test=10)  # 12 MiB: 12 pieces, 5 s

@@ -254,7 +254,7 @@ def test_a_learning_rate_beyond_float32_is_a_diverged_run(
 
 
 @pytest.mark.mpi
-def test_any_ranks_say_the_same_and_can_go_on_no_further(
+def test_any_ranks_report_the_same_and_cannot_continue(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     flags = ["--data", str(image_set()), *TUTORIAL, "--gradient-limit", "4"]

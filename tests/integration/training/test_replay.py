@@ -1,5 +1,5 @@
-"""Replays of a run of 3 epochs of 4 steps, whole and in part: whatever was altered is found and
-named.
+"""Replays of a run of 3 epochs of 4 steps, whole and in part: every change to its files is found
+and named.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import h5py
 import pytest
 from threadpoolctl import threadpool_limits
 
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training import comparison
 from distcnn.training.comparison import Different
@@ -47,14 +47,14 @@ def as_many_threads_as_a_rank_has() -> Iterator[None]:
 def test_a_part_of_a_run_is_replayed_from_the_nearest_checkpoint(
     first: int, last: int | None, begun: int, lines: int, checked: Path
 ) -> None:
-    replayed = replay(checked, None, first, last, SerialCommunicator(), print)
+    replayed = replay(checked, None, first, last, Communicator(), print)
     assert (replayed.from_step, replayed.to_step, len(replayed.lines)) == (begun, last or 12, lines)
     assert (replayed.result is not None) == (last in (None, 12))
 
 
 def test_without_checkpoints_it_begins_at_the_first_step(checked_copy: Path) -> None:
     shutil.rmtree(checked_copy / "checkpoints")
-    assert replay(checked_copy, None, 8, None, SerialCommunicator(), print).from_step == 0
+    assert replay(checked_copy, None, 8, None, Communicator(), print).from_step == 0
 
 
 @pytest.mark.parametrize("last", [4, 8, 12])
@@ -72,7 +72,7 @@ def test_a_run_killed_at_an_epochs_end_is_identical(last: int, checked_copy: Pat
         lines[place][:-1],
     ):  # after the line on the weights, or within that on the epoch
         (checked_copy / "receipt.jsonl").write_text("".join(lines[:place]) + rest)
-        replayed = replay(checked_copy, None, 0, None, SerialCommunicator(), print)
+        replayed = replay(checked_copy, None, 0, None, Communicator(), print)
         assert (replayed.to_step, replayed.result, len(replayed.lines)) == (last, None, place - 1)
         assert (replayed.lines[-1]["kind"], replayed.lines[-1]["step"]) == ("weights", last)
 
@@ -93,16 +93,16 @@ def test_any_hash_that_was_altered_is_found(checked_copy: Path, checked: Path) -
                 ),
             )  # type: ignore[misc]
             with pytest.raises(Different, match=rf"^step {line['step']} .*: parameter {name}"):
-                replay(checked_copy, None, 0, None, SerialCommunicator(), print)
+                replay(checked_copy, None, 0, None, Communicator(), print)
             shutil.copy(checked / "receipt.jsonl", checked_copy)
 
 
 def test_a_checkpoint_that_is_not_what_was_recorded_is_found(checked_copy: Path) -> None:
     alter(checked_copy, lambda lines: lines[2]["parameters"].update({"dense1.bias": "altered"}))
     with pytest.raises(Different, match=r"^step 4, in its checkpoint: parameter dense1\.bias"):
-        replay(checked_copy, None, 4, 6, SerialCommunicator(), print)
+        replay(checked_copy, None, 4, 6, Communicator(), print)
     assert replay(
-        checked_copy, None, 6, None, SerialCommunicator(), print
+        checked_copy, None, 6, None, Communicator(), print
     ).result  # what lies before is not looked at
 
 
@@ -182,7 +182,7 @@ def test_what_was_altered_is_named(name: str, checked_copy: Path) -> None:
     change, message = ALTERATIONS[name]
     alter(checked_copy, change)
     with pytest.raises(Different, match=f"^{message}"):
-        replay(checked_copy, None, 0, None, SerialCommunicator(), print)
+        replay(checked_copy, None, 0, None, Communicator(), print)
 
 
 # -- the other files
@@ -209,7 +209,7 @@ def test_altered_metrics_are_found(name: str, first: int, checked_copy: Path) ->
     METRICS[name](lines)
     (checked_copy / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     with pytest.raises(Different, match=r"metrics\.jsonl"):
-        replay(checked_copy, None, first, None, SerialCommunicator(), print)
+        replay(checked_copy, None, first, None, Communicator(), print)
 
 
 def test_missing_and_damaged_metrics_are_found(checked_copy: Path) -> None:
@@ -219,7 +219,7 @@ def test_missing_and_damaged_metrics_are_found(checked_copy: Path) -> None:
         if damaged is not None:
             (checked_copy / "metrics.jsonl").write_bytes(damaged)
         with pytest.raises(Different, match=r"metrics\.jsonl"):
-            replay(checked_copy, None, 0, None, SerialCommunicator(), print)
+            replay(checked_copy, None, 0, None, Communicator(), print)
 
 
 def test_metrics_of_a_run_that_was_killed_may_end_early(checked_copy: Path) -> None:
@@ -227,13 +227,13 @@ def test_metrics_of_a_run_that_was_killed_may_end_early(checked_copy: Path) -> N
     (checked_copy / "result.json").unlink()
     lines = (checked_copy / "metrics.jsonl").read_text().splitlines(keepends=True)
     (checked_copy / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
-    assert not replay(checked_copy, None, 0, None, SerialCommunicator(), print).result
+    assert not replay(checked_copy, None, 0, None, Communicator(), print).result
 
 
 @pytest.fixture(scope="module")
 def replayed(checked: Path) -> Replayed:
     with threadpool_limits(THREADS_PER_RANK):
-        return replay(checked, None, 0, None, SerialCommunicator(), print)
+        return replay(checked, None, 0, None, Communicator(), print)
 
 
 def problem_of_files(run: Path, replayed: Replayed) -> str | None:
@@ -302,7 +302,7 @@ def test_both_files_of_weights_are_compared(
 
 
 def test_what_is_not_checked_is_named(checked_copy: Path, replayed: Replayed) -> None:
-    part = replay(checked_copy, None, 6, 8, SerialCommunicator(), print)
+    part = replay(checked_copy, None, 6, 8, Communicator(), print)
     assert {
         "steps 1 to 6",
         "result.json and weights.h5, which are written at the end of a run",

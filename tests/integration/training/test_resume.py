@@ -1,5 +1,5 @@
-"""A run that was stopped or killed and goes on, on any ranks, ends as one that never was; what
-contradicts it is refused.
+"""A stopped or killed run that is resumed on any ranks ends like an uninterrupted one;
+contradictions are refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EXIT_STOPPED = 85
 
 @pytest.fixture(scope="module")
 def whole(image_set: MakeImageSet, stopping: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on one rank that nobody stopped."""
+    """A run on one rank that was not stopped."""
     path = tmp_path_factory.mktemp("whole") / "run"
     SERIAL.train(1, path, "--data", str(image_set()), *QUICK, PYTHONPATH=stopping)
     assert [line["examples"] for line in receipt(path) if line["kind"] == "epoch"] == [203] * 3
@@ -69,13 +69,13 @@ def stopped(
 
 @pytest.fixture
 def copy(stopped: Path, tmp_path: Path) -> Path:
-    """A copy of ``stopped`` to do anything with."""
+    """A copy of ``stopped`` that a test may change."""
     return Path(shutil.copytree(stopped, tmp_path / "copy"))
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, 3, *slow(2, 5, 8)])
-def test_a_stopped_run_goes_on_on_any_ranks(
+def test_a_stopped_run_continues_on_any_ranks(
     ranks: int, copy: Path, whole: Path, stopping: str
 ) -> None:
     configuration = (copy / "config.toml").read_text()
@@ -212,7 +212,7 @@ def test_another_output_leaves_the_run_as_it_was(
     }
 
 
-def test_a_run_that_goes_on_elsewhere_and_is_killed_at_once_ends_in_the_same_bits(
+def test_a_run_that_continues_elsewhere_and_is_killed_at_once_ends_in_the_same_bits(
     copy: Path, stopping: str, tmp_path: Path
 ) -> None:
     elsewhere, longer = tmp_path / "elsewhere", ["--epochs", "4"]
@@ -227,10 +227,10 @@ def test_a_run_that_goes_on_elsewhere_and_is_killed_at_once_ends_in_the_same_bit
 
 
 @pytest.mark.parametrize("room_for", range(3))
-def test_a_folder_to_go_on_in_is_whole_or_not_there(
+def test_a_folder_to_continue_in_is_complete_or_absent(
     room_for: int, copy: Path, tmp_path: Path
 ) -> None:
-    """Two checkpoints come before the configuration; without room for all three, nothing stays."""
+    """Two checkpoints come before the configuration; without room for all three, none remains."""
     request = Request(
         {"output": str(tmp_path / "new" / "run"), "epochs": 4}, resume=str(copy), trust_model=True
     )
@@ -250,7 +250,7 @@ def test_a_folder_to_go_on_in_is_whole_or_not_there(
     )
 
 
-def test_steps_taken_again_with_another_length_are_told(tmp_path: Path) -> None:
+def test_steps_taken_again_with_another_length_are_reported(tmp_path: Path) -> None:
     def line(kind: str, step: int, **flags: Any) -> str:
         config = dataclasses.asdict(Config(microbatch_size=8, **flags))
         values = {"kind": kind, "step": step, "configuration": config}
@@ -354,7 +354,7 @@ def test_checkpoints_behind_a_link_are_refused(finished: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 @pytest.mark.parametrize("given", [".", "checkpoints"])
-def test_a_run_of_another_user_is_refused_unless_told(
+def test_a_run_of_another_user_is_refused_unless_allowed(
     given: str, finished: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
@@ -390,14 +390,14 @@ def test_another_image_set_under_the_same_path_is_refused(
     assert content(copy) == before
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_only_a_run_is_accepted(tmp_path: Path) -> None:
     assert f"{tmp_path / 'none'} is not a folder" in refuse(tmp_path / "none")
     assert "holds no run (neither config.toml nor checkpoints)" in refuse(tmp_path)
     assert "--resume is empty" in train(SERIAL, 1, "--resume", "").stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_the_place_of_a_run_is_told_so(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_run_is_named(tmp_path: Path) -> None:
     for file in (
         tmp_path / "run" / "config.toml",
         tmp_path / "run" / "checkpoints" / "step-000000002.h5",

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, write_image_set
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, slow, write_image_set
 from tests.support.training_fixtures import content, metrics, train
 
 QUICK = ["--model", "tutorial", "--epochs", "2", "--log-every", "2", "--microbatch-size", "8"]
@@ -99,9 +99,8 @@ def test_max_steps_takes_the_same_steps_as_the_longer_run(
     "flags",
     [
         ["--loss", "squared-error"],
-        ["--optimizer", "sgd"],
         ["--optimizer", "adam"],
-        ["--schedule", "step"],
+        *slow(["--optimizer", "sgd"], ["--schedule", "step"]),
     ],
 )
 def test_other_losses_optimizers_and_schedules_train(
@@ -145,7 +144,7 @@ def test_an_image_set_without_statistics_gives_the_bits_of_one_with_them(
     assert without["params_sha256"] == with_them["params_sha256"]
 
 
-def test_a_network_of_ones_own_is_trained(
+def test_a_users_own_network_is_trained(
     serial: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(

@@ -18,7 +18,7 @@ from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
 from distcnn.training.resume import find_resume_point
 from distcnn.training.run_files import read_config, write_config
-from tests.conftest import MakeImageSet, as_flags, clean_environment
+from tests.conftest import MakeImageSet, as_flags, clean_environment, slow
 from tests.support.training_fixtures import receipt, store_of, write_receipt
 
 EVIL = """
@@ -114,7 +114,9 @@ def test_a_model_that_only_the_run_names_is_not_imported(
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", ["resume", "verify", *slow("resume elsewhere", "break", "verify from a checkpoint")]
+)
 def test_what_is_confirmed_is_not_imported_from_the_run_directory_either(
     way: str, strange: Path, mark: Path, tmp_path: Path
 ) -> None:
@@ -155,9 +157,7 @@ def test_nothing_is_imported_from_the_run_directory_by_other_ways(
         assert_refused(done, mark, "run directory")
 
 
-def test_a_confirmed_model_of_ones_own_goes_on(
-    strange: Path, finished: Path, tmp_path: Path
-) -> None:
+def test_a_confirmed_own_model_continues(strange: Path, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from distcnn.models import tutorial as network\n")
     name_model(strange, "mine:network")
     again = Path(shutil.copytree(strange, tmp_path / "again"))

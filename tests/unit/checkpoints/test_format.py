@@ -119,7 +119,7 @@ def test_arrays_of_any_shape_and_type_come_back_to_the_bit(
     assert_same(decode(file_of(Checkpoint({}, {}, arrays))), Checkpoint({}, {}, arrays))
 
 
-def test_a_folder_is_what_lies_below_its_name() -> None:
+def test_a_folder_holds_what_is_below_its_name() -> None:
     arrays = {
         name: np.array([number])
         for number, name in enumerate(
@@ -140,7 +140,7 @@ def test_the_header_is_text_of_512_bytes() -> None:
     assert header.decode("ascii").splitlines()[:2] == ["distcnn checkpoint 1", f"bytes {len(body)}"]
 
 
-def test_h5py_opens_the_file_as_it_lies_on_the_disk(tmp_path: Path) -> None:
+def test_h5py_opens_the_file_on_disk(tmp_path: Path) -> None:
     (tmp_path / "step.h5").write_bytes(file_of(SMALL))
     with h5py.File(tmp_path / "step.h5", "r") as file:
         assert file.userblock_size == 512

@@ -31,6 +31,12 @@ def newest_step(store: CheckpointStore, reports: list[str], **options: Any) -> i
     return None if found is None else int(found.attributes["step"])
 
 
+def prune(store: CheckpointStore, newest: int, keep: int, also: int | None) -> None:
+    """Make room as long as there is any."""
+    while store.make_room(newest, also, keep):
+        pass
+
+
 # -- names and steps
 
 
@@ -45,7 +51,7 @@ def test_the_name_is_the_step_in_nine_digits_or_more(
     assert (store.steps(), names(store)) == ([step], [name])
 
 
-def test_steps_are_in_the_order_of_numbers_and_other_files_are_let_be(
+def test_steps_are_in_the_order_of_numbers_and_other_files_are_left_alone(
     filled: CheckpointStore,
 ) -> None:
     for step in (10**10, 10**9):
@@ -60,13 +66,13 @@ def test_steps_are_in_the_order_of_numbers_and_other_files_are_let_be(
     for name in others:
         (filled.folder / name).write_bytes(b"no checkpoint")
     assert filled.steps() == [2, 4, 6, 8, 10**9, 10**10]
-    filled.prune(10**10, 1, also=None)
+    prune(filled, 10**10, 1, also=None)
     assert set(names(filled)) == {*others, "step-10000000000.h5"}
 
 
 def test_a_store_without_a_folder_is_empty_and_makes_none(store: CheckpointStore) -> None:
     store.remove_temporary_files()
-    store.prune(2, 3, also=None)
+    prune(store, 2, 3, also=None)
     assert (store.steps(), newest_step(store, [])) == ([], None)
     assert not store.folder.exists()
 
@@ -86,7 +92,7 @@ def test_a_full_disk_leaves_every_checkpoint_as_it_was(filled: CheckpointStore) 
     ("keep", "kept"), [(1, [8]), (2, [6, 8]), (4, [2, 4, 6, 8]), (9, [2, 4, 6, 8])]
 )
 def test_the_last_few_are_kept(filled: CheckpointStore, keep: int, kept: list[int]) -> None:
-    filled.prune(8, keep, also=None)
+    prune(filled, 8, keep, also=None)
     assert filled.steps() == kept
 
 
@@ -94,7 +100,7 @@ def test_the_last_few_are_kept(filled: CheckpointStore, keep: int, kept: list[in
     ("best", "kept"), [(2, [2, 6, 8]), (4, [4, 6, 8]), (6, [6, 8]), (8, [6, 8]), (5, [6, 8])]
 )
 def test_the_best_is_kept_besides(filled: CheckpointStore, best: int, kept: list[int]) -> None:
-    filled.prune(8, 2, also=best)
+    prune(filled, 8, 2, also=best)
     assert [filled.load(step).attributes["step"] for step in filled.steps()] == kept
 
 
@@ -102,10 +108,10 @@ def test_the_best_is_kept_besides(filled: CheckpointStore, best: int, kept: list
     ("newest", "kept"),
     [(8, [8]), (6, [6, 8]), (5, [4, 6, 8]), (2, [2, 4, 6, 8]), (1, [2, 4, 6, 8])],
 )
-def test_what_lies_after_the_newest_is_let_be(
+def test_a_file_after_the_newest_is_left_alone(
     filled: CheckpointStore, newest: int, kept: list[int]
 ) -> None:
-    filled.prune(newest, 1, also=None)
+    prune(filled, newest, 1, also=None)
     assert filled.steps() == kept
 
 
@@ -187,15 +193,12 @@ def test_a_checkpoint_under_another_steps_name_is_refused(filled: CheckpointStor
     assert "step-000000010.h5.damaged" in names(filled)
 
 
-def test_a_folder_in_a_checkpoints_place_is_set_aside(filled: CheckpointStore) -> None:
+def test_a_folder_in_a_checkpoints_place_is_refused(filled: CheckpointStore) -> None:
     filled.path_of(10).mkdir()
-    reports: list[str] = []
-    assert newest_step(filled, reports) == 8
-    assert (
-        "step-000000010.h5 is damaged: it is a folder, not a regular file; kept as"
-        " step-000000010.h5.damaged" in reports[0]
-    )
-    assert (filled.folder / "step-000000010.h5.damaged").is_dir()
+    with pytest.raises(
+        InputError, match=r"step-000000010\.h5 cannot be read \(it is a folder.*move it away$"
+    ):
+        filled.newest(pytest.fail)
 
 
 # -- what is no damage
@@ -215,7 +218,7 @@ def test_a_newer_version_is_bad_input_and_nothing_is_renamed(filled: CheckpointS
 # -- temporary files
 
 
-def test_temporary_files_are_no_checkpoints_and_are_removed(filled: CheckpointStore) -> None:
+def test_temporary_files_are_not_checkpoints_and_are_removed(filled: CheckpointStore) -> None:
     for number in (8, 10):
         (filled.folder / f".step-00000000{number}.h5.{number:016x}.tmp").write_bytes(
             b"half written"

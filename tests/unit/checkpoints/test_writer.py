@@ -63,7 +63,7 @@ class Harness:
 
     def __init__(self, store: CheckpointStore, keep: int = 3) -> None:
         self.store, self.reports = store, list[str]()
-        self.writer = CheckpointWriter(store, keep, self.reports.append)
+        self.writer = CheckpointWriter(lambda: store, keep, self.reports.append)
 
     def write(self, *steps: int, best_step: int | None = None) -> None:
         """Write checkpoints of these steps, each completely."""
@@ -91,12 +91,6 @@ def until_over() -> None:
             thread.join(SECONDS)
 
 
-def poll_when_over(writer: CheckpointWriter) -> None:
-    """Poll, as a training loop does between its steps, once the write is over."""
-    until_over()
-    writer.poll()
-
-
 # -- in the background
 
 
@@ -109,12 +103,10 @@ def test_what_is_submitted_is_on_the_disk_after_waiting(store: CheckpointStore) 
     assert (harness.writer.last_step, harness.reports) == (2, [])
 
 
-def test_the_caller_goes_on_while_it_is_written(slow: SlowStore) -> None:
+def test_the_caller_continues_while_it_is_written(slow: SlowStore) -> None:
     harness = Harness(slow)
     harness.writer.submit(2, checkpoint(2), None)
     until_begun(slow, 1)
-    for _ in range(3):
-        harness.writer.poll()  # does not wait either
     assert (slow.ended, slow.steps(), harness.writer.last_step) == ([], [], -1)
     slow.may_end.release()
     harness.writer.wait()
@@ -150,10 +142,9 @@ def test_an_unfinished_write_does_not_keep_the_process_alive(slow: SlowStore) ->
     slow.may_end.release()
 
 
-def test_waiting_and_polling_with_nothing_under_way_do_nothing(store: CheckpointStore) -> None:
+def test_waiting_with_nothing_under_way_does_nothing(store: CheckpointStore) -> None:
     harness = Harness(store)
     harness.writer.wait()
-    harness.writer.poll()
     assert (harness.reports, harness.writer.last_step, store.folder.exists()) == ([], -1, False)
 
 
@@ -256,7 +247,6 @@ def test_other_trouble_with_a_disk_deletes_nothing(
 
 WAYS: dict[str, Callable[[CheckpointWriter], None]] = {
     "wait": CheckpointWriter.wait,
-    "poll": poll_when_over,
     "submit": lambda writer: writer.submit(6, checkpoint(6), None),
 }
 """In which the caller hears of the write before."""
@@ -276,7 +266,7 @@ def test_a_full_disk_is_reported_once(store: CheckpointStore, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_no_trouble_of_the_disk_is_raised_once(store: CheckpointStore, way: str) -> None:
+def test_what_is_not_the_disks_fault_is_raised_once(store: CheckpointStore, way: str) -> None:
     harness = Harness(store)
     harness.write(2)
     harness.writer.submit(4, UNWRITABLE, None)

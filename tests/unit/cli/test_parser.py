@@ -43,7 +43,7 @@ def test_a_wrong_flag_comes_with_a_guess(flag: str, words: list[str]) -> None:
         parse_request([f"{flag}=0.1"])
 
 
-def test_ranks_and_devices_are_no_flags() -> None:
+def test_ranks_and_devices_are_not_flags() -> None:
     for flag in ("--workers", "--nproc", "-np", "--gpus"):
         assert "mpirun -n" in advice(flag, CONFIG_FLAGS)
     assert "CPUs only" in advice("--device", CONFIG_FLAGS)

@@ -12,7 +12,7 @@ import pytest
 from distcnn import datasets
 from distcnn.config import Config
 from distcnn.datasets import ArrayDataset, HDF5Dataset, Microbatch
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.errors import ArgumentError, InputError
 from distcnn.training.data import open_data, survey
 from tests.conftest import MakeImageSet
@@ -43,7 +43,7 @@ def test_microbatches_and_hashes_are_those_of_a_file(
     found = []
     for dataset in (HDF5Dataset(path), arrays_of(path)):
         info = dataset.read_info()
-        data = open_data(dataset, info, config, SerialCommunicator(), range(3))
+        data = open_data(dataset, info, config, Communicator(), range(3))
         mean = std = np.full(info.image_shape[0], 0.5)
         microbatch = Microbatch(info.image_shape, 7, mean, std)
         batches = []
@@ -51,7 +51,7 @@ def test_microbatches_and_hashes_are_those_of_a_file(
             for part in (*data.shards, data.test):
                 part.fill(microbatch, epoch, step)
                 batches.append((microbatch.images.copy(), microbatch.labels.copy()))
-        found.append((info, batches, survey(data, info, 7, SerialCommunicator())))
+        found.append((info, batches, survey(data, info, 7, Communicator())))
     (file_info, from_file, file_content), (info, from_arrays, content) = found
     for (images, labels), (expected_images, expected_labels) in zip(
         from_arrays, from_file, strict=True
@@ -68,8 +68,8 @@ def test_statistics_from_pixels_are_those_that_a_file_states(image_set: MakeImag
     dataset, stated = arrays_of(path), datasets.read_info(path)
     info = dataset.read_info()
     config = Config(data="", num_shards=3, microbatch_size=7)
-    data = open_data(dataset, info, config, SerialCommunicator(), range(3))
-    found = survey(data, info, 7, SerialCommunicator())
+    data = open_data(dataset, info, config, Communicator(), range(3))
+    found = survey(data, info, 7, Communicator())
     assert (found.mean, found.std) == (stated.mean, stated.std)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from distcnn.distributed.allreduce import ThreadedAllreduce
 
 
-def test_a_thread_sums_in_order_while_the_main_thread_goes_on() -> None:
+def test_a_thread_sums_in_order_while_the_main_thread_continues() -> None:
     allowed, seen = threading.Event(), []
 
     def allreduce_sum(values: np.ndarray) -> None:

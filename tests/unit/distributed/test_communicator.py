@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distcnn.distributed import SerialCommunicator, on_root, together
+from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError
 
@@ -96,7 +96,7 @@ def test_an_error_on_root_is_raised_on_all() -> None:
 
 
 def test_the_serial_communicator_is_a_world_of_one() -> None:
-    world = SerialCommunicator()
+    world = Communicator()
     values = np.array([1.0, 2.0])
     world.allreduce_sum(values)
     world.barrier()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcnn.distributed import ExactSum, RangeError
-from distcnn.distributed.exact_sum import CHUNK, ExactTotal, check_terms
+from distcnn.distributed.exact_sum import CHUNK, check_terms
 
 LIMIT = 2.0**9
 SIZE = 7
@@ -28,10 +28,10 @@ def grid(num_terms: int) -> Fraction:
 
 def sum_of(vectors: list[np.ndarray], num_terms: int, limit: float = LIMIT) -> np.ndarray:
     """The exact sum of some of ``num_terms`` vectors, as one rank computes it."""
-    exact = ExactSum(np.zeros(SIZE), num_terms, limit)
+    exact, total = ExactSum(num_terms, limit), np.zeros(SIZE)
     for vector in vectors:
-        exact.add(vector)
-    return exact.total
+        exact.add(total, vector)
+    return total
 
 
 def gradients(num_terms: int) -> st.SearchStrategy[list[np.ndarray]]:
@@ -93,38 +93,29 @@ def test_all_terms_at_once_give_the_same_bits_in_pairs_or_not(
 ) -> None:
     vectors = [np.float32(scale) * vector for vector in data.draw(gradients(num_terms))]
     own = data.draw(st.integers(1, num_terms))
-    total, reach = (
-        ExactTotal(num_terms, LIMIT),
-        sum(float(np.abs(vector).max()) for vector in vectors[:own]),
-    )
+    exact = ExactSum(num_terms, LIMIT)
+    reach = sum(float(np.abs(vector).max()) for vector in vectors[:own])
     expected = sum_of(vectors[:own], num_terms).tobytes()
     for each in (reach, LIMIT * num_terms):
-        assert total(vectors[:own], each).tobytes() == expected
+        assert exact.sum_of([vectors[:own]], each).tobytes() == expected
 
 
 @pytest.mark.parametrize("num_terms", [1, 2, 3, 4, 8, 1000])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_terms_at_the_limit_all_at_once_are_summed_exactly(num_terms: int, sign: int) -> None:
     terms = [np.full(SIZE, sign * LIMIT, np.float32)] * num_terms
-    assert (
-        ExactTotal(num_terms, LIMIT)(terms, LIMIT * num_terms).tolist()
-        == [sign * LIMIT * num_terms] * SIZE
-    )
+    total = ExactSum(num_terms, LIMIT).sum_of([terms], LIMIT * num_terms)
+    assert total.tolist() == [sign * LIMIT * num_terms] * SIZE
 
 
 def test_in_pairs_beyond_half_the_range_a_sum_would_be_rounded() -> None:
     """1.5*R plus two terms at the limit and one more multiple of the grid is beyond 2R, where
     float64 has only every second multiple.
     """
-    step, total = float(grid(4)), ExactTotal(4, LIMIT)
+    step, exact = float(grid(4)), ExactSum(4, LIMIT)
     terms = [np.array([each], np.float32) for each in (step, LIMIT, LIMIT, LIMIT)]
-    assert total(terms, 3 * LIMIT + step).tolist() == [3 * LIMIT + step]
-    assert total(terms, 0.0).tolist() == [3 * LIMIT]  # told that they are small
-
-
-def test_no_limit_but_a_power_of_two() -> None:
-    with pytest.raises(ValueError, match="must be a power of two"):
-        ExactTotal(8, 3000.0)
+    assert exact.sum_of([terms], 3 * LIMIT + step).tolist() == [3 * LIMIT + step]
+    assert exact.sum_of([terms], 0.0).tolist() == [3 * LIMIT]  # told that they are small
 
 
 def test_plain_float32_sums_of_such_vectors_do_depend_on_the_order() -> None:
@@ -156,12 +147,12 @@ def test_values_at_the_limit_and_just_below_are_summed_exactly(num_terms: int, s
 def test_a_value_just_beyond_the_bound_is_refused_and_nothing_added(
     num_terms: int, sign: int
 ) -> None:
-    exact = ExactSum(np.zeros(SIZE), num_terms, LIMIT)
+    exact, total = ExactSum(num_terms, LIMIT), np.zeros(SIZE)
     vector = np.ones(SIZE, np.float32)
     vector[4] = sign * np.nextafter(np.float32(exact.limit), np.float32(np.inf))
     with pytest.raises(RangeError, match=r"element 4 is -?\d.*beyond the exact sum's limit"):
-        exact.add(vector)
-    assert exact.total.tolist() == [0] * SIZE
+        exact.add(total, vector)
+    assert total.tolist() == [0] * SIZE
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -171,7 +162,7 @@ def test_nan_and_inf_are_refused_wherever_they_stand(bad: float, size: int) -> N
         vector = np.zeros(size, np.float32)
         vector[index] = bad
         with pytest.raises(RangeError) as caught:
-            ExactSum(np.zeros(size), 8, LIMIT).add(vector)
+            ExactSum(8, LIMIT).add(np.zeros(size), vector)
         assert caught.value.index == index
 
 
@@ -185,10 +176,10 @@ def test_a_higher_limit_takes_larger_values_on_a_coarser_grid() -> None:
 
 def test_vectors_longer_than_a_chunk_are_summed_whole() -> None:
     vector = np.arange(2 * CHUNK + 5, dtype=np.float32) % 97
-    exact = ExactSum(np.zeros(vector.size), 2, LIMIT)
-    exact.add(vector)
-    exact.add(vector)
-    assert exact.total.tolist() == (2.0 * vector).tolist()
+    exact, total = ExactSum(2, LIMIT), np.zeros(vector.size)
+    exact.add(total, vector)
+    exact.add(total, vector)
+    assert total.tolist() == (2.0 * vector).tolist()
 
 
 @pytest.mark.parametrize(
@@ -196,7 +187,7 @@ def test_vectors_longer_than_a_chunk_are_summed_whole() -> None:
 )
 def test_an_impossible_limit_or_count_is_refused(limit: float, num_terms: int) -> None:
     with pytest.raises(ValueError, match="must be a power of two"):
-        ExactSum(np.zeros(1), num_terms, limit)
+        ExactSum(num_terms, limit)
 
 
 def test_no_terms_are_in_range() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distcnn.distributed.shared_memory import TOKEN_BYTES, share_memory
+from distcnn.distributed.shared_memory_reduction import TOKEN_BYTES, share_memory
 
 FOLDER = Path("/proc/self/fd")
 

@@ -14,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from distcnn.distributed import (
-    REDUCERS,
-    BlockingAllreduce,
-    SerialCommunicator,
-    StepTotals,
+    SUMS,
+    Allreduce,
+    BucketReducer,
+    Communicator,
+    ExactSum,
     shards_of_rank,
     shared_memory_reducer,
     shared_memory_reduction,
@@ -29,7 +30,7 @@ SPACE = 4096
 """Elements of each rank's memory: enough for the gradients of these tests."""
 
 
-class RankOf(SerialCommunicator):
+class RankOf(Communicator):
     """Rank ``rank`` of a world of threads that share memory; their counts stay their own."""
 
     def __init__(
@@ -51,7 +52,7 @@ def ranks_of(world_size: int, name: str, size: int, num_shards: int) -> list[Sha
     memory = [np.zeros(SPACE, np.float32) for _ in range(world_size)]
     barrier = threading.Barrier(world_size)
     reducers = [
-        shared_memory_reducer(name, size, num_shards, LIMIT, RankOf(rank, memory, barrier))
+        shared_memory_reducer(SUMS[name](num_shards, LIMIT), size, RankOf(rank, memory, barrier))
         for rank in range(world_size)
     ]
     return [reducer for reducer in reducers if reducer is not None]
@@ -59,24 +60,19 @@ def ranks_of(world_size: int, name: str, size: int, num_shards: int) -> list[Sha
 
 def take_step(
     reducers: list[SharedMemoryReducer], gradients: Iterator[NDArray[np.float32]], num_shards: int
-) -> list[StepTotals]:
-    """Give each rank the next shards; return the totals of every rank."""
+) -> list[NDArray[np.floating]]:
+    """Give each rank the next shards; return the sum on every rank."""
     for rank, reducer in enumerate(reducers):
         reducer.begin()
         for _ in shards_of_rank(num_shards, len(reducers), rank):
             with reducer.slot() as slot:
                 slot[:] = next(gradients)
-    totals: list[StepTotals | None] = [None] * len(reducers)
-
-    def work(rank: int) -> None:
-        totals[rank] = reducers[rank].all_reduce()
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(reducers))]
+    threads = [threading.Thread(target=reducer.all_reduce) for reducer in reducers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [one for one in totals if one is not None]
+    return [reducer.gradient for reducer in reducers]
 
 
 @pytest.mark.parametrize("name", ["exact", "fast"])
@@ -98,7 +94,7 @@ def test_the_bits_are_those_of_the_sum_as_they_come(
         ]
         totals = take_step(reducers, iter(gradients), num_shards)
         expected = sum_as_they_come(name, gradients, world_size)
-        assert [one.gradient.tobytes() for one in totals] == [expected.tobytes()] * world_size
+        assert [one.tobytes() for one in totals] == [expected.tobytes()] * world_size
 
 
 def sum_as_they_come(
@@ -106,12 +102,12 @@ def sum_as_they_come(
 ) -> NDArray[np.float32]:
     """Each rank's sum, then the sum over ranks; in float64 for the exact one."""
     messages: list[NDArray[np.floating]] = []
-    sums = BlockingAllreduce(lambda values: messages.append(values.copy()))
+    sums = Allreduce(lambda values: messages.append(values.copy()))
     size, num_shards = gradients[0].size, len(gradients)
     for rank in range(world_size):
         own = shards_of_rank(num_shards, world_size, rank)
         slot = np.zeros(size, np.float32)
-        reducer = REDUCERS[name](slot, len(own), num_shards, LIMIT, sums)
+        reducer = BucketReducer(SUMS[name](num_shards, LIMIT), len(own), slot, sums)
         reducer.begin()
         for shard in own:
             with reducer.slot() as gradient:
@@ -140,22 +136,23 @@ def test_too_many_gradients_are_not_kept(world_size: int, num_shards: int) -> No
 
 
 def test_none_where_ranks_do_not_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SerialCommunicator, "shared_floats", lambda self, count: None)
-    assert shared_memory_reducer("exact", 5, 2, LIMIT, SerialCommunicator()) is None
+    monkeypatch.setattr(Communicator, "shared_floats", lambda self, count: None)
+    assert shared_memory_reducer(ExactSum(2, LIMIT), 5, Communicator()) is None
 
 
 def test_a_step_waits_for_all_ranks_before_it_sums_and_after() -> None:
-    class Watching(SerialCommunicator):
+    class Watching(Communicator):
         def allreduce_sum(self, values: NDArray[np.float64]) -> None:
             seen.append(totals_so_far.tolist())
 
     seen: list[list[float]] = []
-    reducer = shared_memory_reducer("exact", 2, 1, LIMIT, Watching())
+    reducer = shared_memory_reducer(ExactSum(1, LIMIT), 2, Watching())
     assert reducer is not None
     totals_so_far = np.zeros(2, np.float32)
     for gradient in ([1, 2], [3, 4]):
         reducer.begin()
         with reducer.slot() as slot:
             slot[:] = gradient
-        totals_so_far = reducer.all_reduce().gradient
+        reducer.all_reduce()
+        totals_so_far = reducer.gradient
     assert seen[2:] == [[1, 2], [3, 4]]

@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 
-from distcnn.distributed import SerialCommunicator
-from distcnn.distributed.allreduce_timing import Timed
-from distcnn.distributed.communicator import Mailbox
+from distcnn.distributed import Communicator
 from distcnn.doctor import resources, software, sums, world
 from distcnn.doctor.findings import (
     BAD,
@@ -141,24 +139,14 @@ def test_families_of_mpi() -> None:
     assert family("mpiexec by somebody") == ""
 
 
-class Four(SerialCommunicator):
+class Four(Communicator):
     """Rank 0 of four, without MPI."""
 
     world_size, description = 4, "MPICH 5"
 
     def __init__(self, hosts: str = "aabb", has_threads: bool = True) -> None:
         super().__init__()
-        self.hosts, self._has_threads = [*hosts], has_threads
-
-    def mailbox(self) -> Mailbox:
-        return Threads() if self._has_threads else super().mailbox()
-
-
-class Threads:
-    def post(self, rank: int, item: Any) -> None: ...
-
-    def take(self) -> list[tuple[int, Any]]:
-        return []
+        self.hosts, self.has_threads = [*hosts], has_threads
 
 
 @pytest.mark.parametrize(
@@ -217,11 +205,6 @@ def test_the_quickest_comparison_of_clocks_counts() -> None:
     [(2e-5, 0.01, []), (5e-3, 0.01, ["latency"]), (2e-5, 10.0, ["bandwidth"])],
 )
 def test_what_is_slow_for_a_network(latency: float, seconds: float, expected: list[str]) -> None:
-    rows = [
-        Timed(8, latency),
-        Timed(1024, latency),
-        Timed(sums.GRADIENT_BYTES, seconds),
-        Timed(2**24, 5 * seconds),
-    ]
+    rows = [(8, latency), (1024, latency), (sums.GRADIENT_BYTES, seconds), (2**24, 5 * seconds)]
     found = sums.allreduce_speed(rows, hosts=2)
     assert [each.name for each in found if each.state == WARNING] == expected

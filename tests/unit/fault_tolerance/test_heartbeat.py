@@ -5,25 +5,21 @@ progress.
 from __future__ import annotations
 
 import threading
-import time
-from typing import Any, ClassVar
 
 import pytest
 
 from distcnn import spans
-from distcnn.distributed import SerialCommunicator
 from distcnn.fault_tolerance.heartbeat import STACK_BYTES, TEXTS, Heartbeat
-from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.spans import Span, touch
 
 
 def test_what_was_begun_last_is_read() -> None:
-    heartbeat, before = Heartbeat(), time.monotonic()
+    heartbeat = Heartbeat()
     assert heartbeat.read().text() == "starting"
     with heartbeat.listening(), Span("step", step=7), Span("shard", shard=3):
         beat = heartbeat.read()
     assert (beat.step, beat.activity, beat.stack) == (7, "forward and backward of shard 3", "")
-    assert before <= beat.since <= time.monotonic()
+    assert 0 <= beat.seconds < 10
     assert beat.text() == "step 7, forward and backward of shard 3"
 
 
@@ -57,7 +53,7 @@ def test_every_activity_is_a_span() -> None:
     assert TEXTS.keys() <= {value for value in vars(spans).values() if isinstance(value, str)}
 
 
-def test_after_an_inner_activity_the_outer_one_goes_on() -> None:
+def test_after_an_inner_activity_the_outer_one_continues() -> None:
     heartbeat = Heartbeat()
     with heartbeat.listening(), Span("shard", shard=3):
         with Span("forward", layer="conv1"), Span("wait for window"):
@@ -65,7 +61,7 @@ def test_after_an_inner_activity_the_outer_one_goes_on() -> None:
         assert heartbeat.read().text() == "forward and backward of shard 3"
 
 
-def test_what_failed_is_still_told_after_the_exception() -> None:
+def test_what_failed_is_still_reported_after_the_exception() -> None:
     heartbeat = Heartbeat()
     with heartbeat.listening():
         with pytest.raises(ZeroDivisionError), Span("step", step=2), Span("shard", shard=3):
@@ -83,30 +79,6 @@ def test_waiting_for_others_is_noted_and_forgotten() -> None:
             waiting = heartbeat.read().text()
         assert waiting == "step 3, waiting for all ranks: sum of the gradients"
         assert heartbeat.read().text() == "step 3, sum of the gradients"
-
-
-def test_a_watched_communicator_notes_each_wait() -> None:
-    class Looking(SerialCommunicator):
-        """Reads the heartbeat while a collective runs."""
-
-        seen: ClassVar[list[str]] = []
-
-        def allgather(self, item: Any) -> list[Any]:
-            self.seen.append(heartbeat.read().text())
-            return [item]
-
-        broadcast = allreduce_sum = allgather
-
-        def barrier(self) -> None:
-            self.allgather(None)
-
-    heartbeat, world = Heartbeat(), WatchedCommunicator(Looking())
-    with heartbeat.listening(), Span("compare weights"):
-        world.allgather(None)
-        world.broadcast(None)
-        world.allreduce_sum(None)  # type: ignore[arg-type]
-        world.barrier()
-    assert Looking.seen == ["waiting for all ranks: hashing and comparing the weights"] * 4
 
 
 def test_progress_counts_on_any_thread_and_changes_no_text() -> None:
@@ -129,7 +101,7 @@ def test_progress_counts_on_any_thread_and_changes_no_text() -> None:
         assert heartbeat.read().text() == text
 
 
-def test_layers_are_no_activity() -> None:
+def test_layers_are_not_activities() -> None:
     heartbeat = Heartbeat()
     with heartbeat.listening(), Span("shard", shard=1):
         beats = heartbeat.beats
@@ -143,7 +115,7 @@ def test_a_stack_is_kept_and_a_shorter_one_replaces_it() -> None:
     for stack in ("a long stäck\n" * 3, "short", ""):
         heartbeat.note_stack(stack)
         assert heartbeat.read().stack == stack
-        assert heartbeat.read().stack_time <= time.monotonic()
+        assert 0 <= heartbeat.read().stack_seconds < 10
 
 
 def test_of_a_stack_that_is_too_long_the_inner_end_is_kept() -> None:

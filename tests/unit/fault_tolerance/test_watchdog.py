@@ -11,8 +11,8 @@ SUMMING = "sum of the gradients"
 def status(
     rank: int, activity: str = SUMMING, answers: bool = True, stack: str = "", state: str = ""
 ) -> Status:
-    beat = Beat(12, activity, activity == SUMMING, 0.0, 0.0, "")
-    return Status(Member(rank, f"node{rank}", 1000 + rank, 5), answers, beat, 20.4, stack, state)
+    beat = Beat(12, activity, activity == SUMMING, 20.4, stack, 0.4)
+    return Status(Member(rank, f"node{rank}", 1000 + rank, 5), answers, beat, state)
 
 
 def test_a_rank_that_works_while_others_wait_is_late() -> None:
@@ -41,7 +41,7 @@ def test_a_silent_rank_is_late_even_if_it_waited_last() -> None:
 
 
 def test_of_a_silent_rank_elsewhere_nothing_more_is_known() -> None:
-    unseen = Status(Member(3, "node3", 77, 5), False, None, 0.0, "")
+    unseen = Status(Member(3, "node3", 77, 5))
     assert (
         describe([status(0), unseen], 20.0).splitlines()[1]
         == "late: rank 3 on host node3 (process 77), does not answer"

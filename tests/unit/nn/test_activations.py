@@ -147,7 +147,7 @@ def test_no_gradient_is_overwritten_that_somebody_still_needs(after: list[Layer]
     assert network.gradient_error(rng) < 1e-5
 
 
-def test_ones_own_activation_names_its_layers() -> None:
+def test_a_users_own_activation_names_its_layers() -> None:
     network = planned([Softplus(), Tanh(), Softplus()], (2,), 1)
     assert network.model.names == ("softplus1", "tanh1", "softplus2")
 

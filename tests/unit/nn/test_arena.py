@@ -80,7 +80,7 @@ def huge_pages() -> int:
 @pytest.mark.skipif(
     not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell of its pages"
 )
-def test_small_buffers_lie_in_large_pages_where_a_large_array_does() -> None:
+def test_small_buffers_are_in_large_pages_if_a_large_array_is() -> None:
     before = huge_pages()
     large = np.zeros(16 * MIB, np.uint8)
     large.fill(1)

@@ -7,7 +7,7 @@ import pytest
 
 from distcnn.models import MODELS
 from distcnn.nn import computing
-from distcnn.nn.plan import BUFFER_ELEMENTS
+from distcnn.nn.kernels.arena import BUFFER_ELEMENTS
 from tests.support.networks import planned
 
 

@@ -173,7 +173,7 @@ def test_the_tutorials_example_digit_for_digit() -> None:
     np.testing.assert_allclose(values["conv1.bias"], TUTORIAL_UPDATED_BIASES, rtol=0, atol=1e-15)
 
 
-def test_one_integer_stands_for_both_directions() -> None:
+def test_one_integer_means_both_directions() -> None:
     layer = Conv2d(1, 3, stride=2, padding=1)
     assert (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (2, 2), (1, 1))
 

@@ -61,7 +61,7 @@ def test_a_wrong_derivative_is_noticed() -> None:
     assert check(Sequential([Flatten(), Dense(3), WrongTanh(), Dense(2)])) > 1e-3
 
 
-def test_a_layer_of_ones_own_that_is_right_passes() -> None:
+def test_a_users_own_layer_that_is_right_passes() -> None:
     assert check(Sequential([Flatten(), WrongDense("")])) < 1e-7
 
 

@@ -129,7 +129,7 @@ def test_own_layers_pass_the_gradient_check_anywhere() -> None:
     assert network.gradient_error(np.random.default_rng(0), random=seeded(0)) < 1e-7
 
 
-def test_parameters_of_ones_own_are_part_of_the_flat_vectors() -> None:
+def test_a_users_own_parameters_are_part_of_the_flat_vectors() -> None:
     network = planned([Flatten(), Dense(5), Scale()], (1, 2, 3), COUNT)
     network.initialise(np.random.default_rng(0))
     assert list(network.named_values()) == ["dense1.weight", "dense1.bias", "scale1.factor"]

@@ -230,7 +230,7 @@ def test_state_and_steps_are_all_it_remembers(variant: str) -> None:
 
 
 @every_variant
-def test_each_element_gets_the_same_bits_wherever_it_lies(variant: str) -> None:
+def test_each_element_gets_the_same_bits_at_any_place(variant: str) -> None:
     rng = np.random.default_rng(2)
     whole = rng.standard_normal(37).astype(np.float32)
     parts = [whole[:5].copy(), whole[5:].copy()]
@@ -272,7 +272,7 @@ def test_adam_with_zero_gradient_stays_where_it_is() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("variant", ["momentum", "nesterov"])
-def test_the_momentum_of_a_dead_unit_comes_to_0(variant: str, dtype: type[np.floating]) -> None:
+def test_the_momentum_of_a_dead_unit_becomes_0(variant: str, dtype: type[np.floating]) -> None:
     values, grads = np.ones(4, dtype), np.array([1, -1, 1e-20, 0], dtype)
     optimizer = VARIANTS[variant](values)
     for step in range(7500):
@@ -324,7 +324,7 @@ def test_a_half_written_optimizer_says_what_it_must_define() -> None:
         Half().start(values).step(values, np.ones(2), 0.1)
 
 
-def test_a_rule_of_ones_own_is_one_class() -> None:
+def test_a_users_own_rule_is_one_class() -> None:
     class SignSGD(Optimizer):
         def update(
             self,

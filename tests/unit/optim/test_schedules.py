@@ -80,7 +80,7 @@ def test_a_warmup_as_long_as_the_run_or_longer_never_reaches_the_schedule(
     assert rates == pytest.approx(expected, rel=1e-14)
 
 
-def test_schedules_compare_and_a_function_of_ones_own_is_one() -> None:
+def test_schedules_compare_and_a_users_function_is_one() -> None:
     assert Cosine(warmup_steps=10) == Cosine(10) != Linear(10)
     own = OwnSchedule(1, lambda progress: 0.5 - progress / 2)
     rates = [own.learning_rate(step, peak=8.0, total_steps=3) for step in range(3)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.profiling.clock_sync import Clock, Offset, last_arrivals, measure_offsets, offset
 
 
@@ -49,7 +49,7 @@ def test_drift_is_taken_out_linearly_and_keeps_the_order() -> None:
 
 
 def test_a_world_of_one_has_one_clock() -> None:
-    (only,) = measure_offsets(SerialCommunicator())
+    (only,) = measure_offsets(Communicator())
     assert only.low <= 0 <= only.high
 
 

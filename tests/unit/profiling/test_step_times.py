@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from distcnn.distributed import Allreduce, SerialCommunicator
+from distcnn.distributed import Allreduce, Communicator
 from distcnn.distributed.allreduce import ThreadedAllreduce
 from distcnn.profiling.recorder import Interval, intervals_of
 from distcnn.profiling.step_times import (
@@ -98,7 +98,7 @@ def test_intervals_belong_to_the_step_they_began_in() -> None:
 
 def test_the_mean_of_the_middle_half() -> None:
     steps = [StepTimes(seconds, {"loss": seconds / 2}, 0.0) for seconds in (100.0, 1.0, 2.0, 4.0)]
-    (middle,) = mean_of_middle_half(steps, SerialCommunicator())
+    (middle,) = mean_of_middle_half(steps, Communicator())
     assert (middle.seconds, middle.parts) == (3.0, {"loss": 1.5})
 
 
@@ -117,10 +117,10 @@ def take(run: Run, steps: int) -> list[StepTimes]:
 def test_a_real_step_adds_up_and_no_bit_changes(
     image_set: MakeImageSet, monkeypatch: pytest.MonkeyPatch, overlap: str, reduction: str
 ) -> None:
-    def background_allreduce(self: SerialCommunicator) -> Allreduce:
+    def background_allreduce(self: Communicator) -> Allreduce:
         return ThreadedAllreduce(self.allreduce_sum)
 
-    monkeypatch.setattr(SerialCommunicator, "background_allreduce", background_allreduce)
+    monkeypatch.setattr(Communicator, "background_allreduce", background_allreduce)
     plain, run = (
         prepare(image_set(), model="lenet", num_shards=3, overlap=overlap, reduction=reduction)
         for _ in range(2)

@@ -43,7 +43,7 @@ def test_steps_of_the_window_are_kept_in_full_and_otherwise_outermost_spans() ->
     assert not recorded.is_full
 
 
-def test_nothing_is_begun_when_there_is_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_begins_when_the_room_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "MOST_SLICES", 5)
     recorded = Timeline(range(sys.maxsize), world_size=1)
     with listening(recorded):

@@ -150,7 +150,7 @@ def test_another_sweep_is_refused_by_the_flag_that_differs(flag: str) -> None:
     assert f"runs/s holds a sweep with {text}" in str(raised.value)
 
 
-def test_a_default_that_is_spelled_out_is_no_difference() -> None:
+def test_an_explicit_default_is_not_a_difference() -> None:
     require_same(
         Settings((1, 2), MPIRUN),
         Settings((1, 2), MPIRUN, flags={"seed": 0, "model": "lenet"}),
@@ -158,7 +158,7 @@ def test_a_default_that_is_spelled_out_is_no_difference() -> None:
     )
 
 
-def test_damaged_settings_are_no_traceback(tmp_path: Path) -> None:
+def test_damaged_settings_give_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text('{"ranks": [1, 2')
     with pytest.raises(InputError, match=r"sweep\.json is damaged .* name another --output"):
         read_settings(tmp_path)

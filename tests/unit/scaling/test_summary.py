@@ -95,9 +95,9 @@ def test_the_fast_sum_promises_no_bits() -> None:
 
 def test_footnotes_on_cores_and_balance() -> None:
     crowded = Point("strong", 3, 4, 64)
-    records = [record(crowded, cores_of_hosts={"h1": 2}), record(weak(2))]
+    records = [record(crowded, crowd="3 ranks on 2 cores of host h1"), record(weak(2))]
     text = "\n".join(summarise([crowded, weak(2)], records).footnotes)
-    assert "3 ranks on 2 cores of h1" in text
+    assert "3 ranks on 2 cores of host h1" in text
     assert "at most 67% efficiency" in text
 
 

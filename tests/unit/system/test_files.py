@@ -112,7 +112,7 @@ def test_a_name_that_cannot_be_taken_leaves_no_temporary_file(tmp_path: Path) ->
     assert names(tmp_path) == ["file"]
 
 
-def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "none" / "file", b"content")
 
@@ -157,6 +157,6 @@ def test_without_sync_nothing_is_synced(tmp_path: Path, monkeypatch: pytest.Monk
     assert done == ["rename temporary file"]
 
 
-def test_a_folder_that_cannot_be_synced_is_let_be(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_synced_is_left_alone(tmp_path: Path) -> None:
     sync_folder(tmp_path / "none")
     sync_folder(Path("/proc"))

@@ -88,7 +88,7 @@ def test_threads_are_cores_for_each_rank(everyone: list[Cores], threads: int) ->
         ),  # the worst
     ],
 )
-def test_oversubscription_is_told_of_the_host_that_has_it_worst(
+def test_oversubscription_is_reported_for_the_worst_host(
     everyone: list[Cores], threads: int, told: str | None
 ) -> None:
     assert oversubscription(everyone, threads) == told

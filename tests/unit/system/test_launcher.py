@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn.distributed import SerialCommunicator, open_communicator
+from distcnn.distributed import Communicator, open_communicator
 from distcnn.errors import InputError
 from distcnn.system import launcher
 
@@ -39,7 +39,7 @@ def test_mpi_is_needed_where_a_launcher_started_several(environment: dict[str, s
 )
 def test_no_mpi_is_loaded_where_no_launcher_started_several(environment: dict[str, str]) -> None:
     assert not launcher.needs_mpi(environment)
-    assert isinstance(open_communicator(environment), SerialCommunicator)
+    assert isinstance(open_communicator(environment), Communicator)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""What a stall report says that the main thread does, at each thing that a run does: by its right
-name.
-"""
+"""A stall report names each activity of the main thread correctly."""
 
 from __future__ import annotations
 
@@ -61,12 +59,12 @@ def test_everything_that_may_stall_has_its_name(
 
 @pytest.fixture
 def run_in_windows(image_set: MakeImageSet) -> Run:
-    """Which reads windows when it needs them, not before."""
+    """A run that reads windows when it needs them, not earlier."""
     return prepare(image_set(train=1003, test=400), data_memory=2.5)
 
 
 @pytest.mark.parametrize("testing", [False, True])
-def test_waiting_for_a_window_is_told_from_computing(
+def test_waiting_for_a_window_is_distinguished_from_computing(
     run_in_windows: Run, monkeypatch: pytest.MonkeyPatch, testing: bool
 ) -> None:
     reading, go_on, read = threading.Event(), threading.Event(), ExampleFile.read

@@ -1,4 +1,4 @@
-"""What a user may not have meant is said in one line that names the flag; what cannot be right is
+"""Flags that a user may not have meant lead to one line that names them; impossible ones are
 refused.
 """
 
@@ -31,13 +31,15 @@ def test_nothing_is_said_of_the_defaults_on_mnist(flags: dict[str, Any]) -> None
     ("examples", "flags"),
     [(96, {}), (1000, {}), (60_000, {"microbatch_size": 1024}), (60_000, {"num_shards": 3000})],
 )
-def test_a_run_of_few_steps_is_told_how_to_take_more(examples: int, flags: dict[str, Any]) -> None:
+def test_a_run_of_few_steps_is_advised_how_to_take_more(
+    examples: int, flags: dict[str, Any]
+) -> None:
     line, *_ = warned(examples, **flags)
     assert "--epochs" in line
     assert "--microbatch-size" in line
 
 
-def test_a_microbatch_of_one_is_not_told_to_be_smaller() -> None:
+def test_a_microbatch_of_one_is_not_advised_to_be_smaller() -> None:
     (line,) = warned(96, microbatch_size=1)
     assert "--num-shards" in line
     assert "--microbatch-size" not in line
@@ -57,7 +59,7 @@ def test_more_epochs_as_advised_are_enough() -> None:
         (1600, {"num_shards": 1600}, 1),
     ],
 )
-def test_computing_that_goes_into_padding_is_told_which_size_avoids_it(
+def test_computing_that_goes_into_padding_is_reported_with_a_size_that_avoids_it(
     examples: int, flags: dict[str, Any], advised: int
 ) -> None:
     line = warned(examples, **flags)[-1]

@@ -1,6 +1,4 @@
-"""Snapshots: what is put back goes on to the same bits, and only into the run that it was
-taken of.
-"""
+"""Snapshots: a restored run reaches the same bits; a snapshot of another run is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError
 from distcnn.training.checkpointing import read_snapshot, restore_snapshot, take_snapshot
 from distcnn.training.ledger import all_entries
@@ -24,7 +22,7 @@ from tests.support.training_fixtures import loop_of, prepare
 
 
 def snapshot_of(loop: Loop) -> Checkpoint:
-    entries = all_entries(loop.run.step.ledger, SerialCommunicator(), loop.run.config.num_shards)
+    entries = all_entries(loop.run.step.ledger, Communicator(), loop.run.config.num_shards)
     return take_snapshot(loop.run, loop.state, entries, "metrics so far\n", "receipt so far\n")
 
 
@@ -35,7 +33,7 @@ def at_step(run: Run, step: int, end_epoch: bool = True) -> Loop:
 
 
 def everything(loop: Loop) -> dict[str, Any]:
-    """All that must be the same; seconds are not."""
+    """All that must be equal; seconds need not be."""
     state = without_seconds(loop.state.to_json())
     optimizer = loop.run.step.optimizer
     return {
@@ -64,7 +62,7 @@ def without_seconds(values: Any) -> Any:
     ],
 )
 @pytest.mark.parametrize(("step", "end_epoch"), [(3, True), (4, True), (4, False), (6, True)])
-def test_what_is_put_back_goes_on_to_the_same_bits(
+def test_a_restored_run_continues_to_the_same_bits(
     flags: dict[str, Any], step: int, end_epoch: bool, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     rate = {"learning_rate": 0.003} if flags["optimizer"] == "adam" else {}
@@ -188,7 +186,7 @@ def test_another_order_of_examples_is_refused(step: int, image_set: MakeImageSet
 
 @pytest.fixture(scope="module")
 def genuine(image_set: MakeImageSet) -> Checkpoint:
-    """After an epoch, so that a test is in it."""
+    """After an epoch, so that it contains an evaluation."""
     return snapshot_of(at_step(prepare(image_set()), 5))
 
 

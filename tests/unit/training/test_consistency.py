@@ -1,4 +1,4 @@
-"""Replicas: equal ones give their parameters' hashes; one bit on one rank is found, and that rank
+"""Replicas: equal ones give their parameters' hashes; a single different bit is found, and its rank
 is named on all.
 """
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.errors import TrainingError
 from distcnn.nn import Conv2d, Dense, Flatten, Parameters, Sequential
 from distcnn.optim import Updater
@@ -36,7 +36,7 @@ def make_replica(optimizer: str = "adam") -> tuple[Parameters, Updater]:
 
 
 def compare(ranks: int, damage: Damage, optimizer: str = "adam") -> list[Any]:
-    """What the comparison of step 7 gives on each rank, or the text of its ``TrainingError``."""
+    """The result of comparing step 7 on each rank, or the text of its ``TrainingError``."""
 
     def on_rank(world: Any) -> Any:
         world.hosts = [f"host{rank}" for rank in range(ranks)]
@@ -62,7 +62,7 @@ def test_equal_replicas_give_the_hash_of_each_parameter() -> None:
     }
     assert list(by_hand) == ["conv1.weight", "conv1.bias", "dense1.weight", "dense1.bias"]
     assert (
-        compare_replicas(parameters, optimizer, SerialCommunicator(), 7)
+        compare_replicas(parameters, optimizer, Communicator(), 7)
         == parameter_hashes(parameters)
         == by_hand
     )

@@ -1,5 +1,5 @@
-"""Evaluation: which test examples each rank evaluates, and what is said, saved and replayed when
-their loss is no number.
+"""Evaluation: which test examples each rank evaluates, and what is printed, saved and replayed if
+their loss is NaN or infinite.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import SerialCommunicator, Totals
+from distcnn.distributed import Communicator, Totals
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
 from distcnn.nn.plan import Plan
 from distcnn.training.evaluation import Evaluation, examples_of_rank
@@ -29,7 +29,9 @@ def test_ranks_take_whole_blocks_and_each_example_once(
 
 
 def plan_for(microbatch_size: int, scale: float) -> Plan:
-    """Ten outputs from the image's ten pixels: the larger ``scale``, the surer and the better."""
+    """Ten outputs from the image's ten pixels; a larger ``scale`` makes them more certain and
+    better.
+    """
     model = Sequential([Flatten(), Dense(10)])
     parameters = model.allocate((1, 1, 10))
     parameters.named()["dense1.weight"][...] = scale * np.eye(10)
@@ -40,13 +42,13 @@ def evaluated(images: np.ndarray, labels: np.ndarray, microbatch_size: int, scal
     part = Shard(0, images, labels, seed=0, shuffled=False)
     microbatch = Microbatch((1, 1, 10), microbatch_size, np.array([0.0]), np.array([1.0]))
     lane = Lane(plan_for(microbatch_size, scale), microbatch)
-    return Evaluation(lane, softmax_cross_entropy, part, len(labels), SerialCommunicator())()
+    return Evaluation(lane, softmax_cross_entropy, part, len(labels), Communicator())()
 
 
 @pytest.mark.parametrize("scale", [0.1, 8.0, 20.0, 60.0])
 def test_the_loss_is_right_to_float32_at_any_microbatch_size(scale: float) -> None:
     """Losses from 2.2 down to 8e-26, in 5,000 blocks of one example, in blocks that do not divide
-    the set, and in a single one.
+    the set, and in a single block.
     """
     labels = np.random.default_rng(0).integers(0, 10, 5000)
     images = np.zeros((5000, 1, 10, 1), np.uint8)

@@ -1,4 +1,4 @@
-"""The ledger: each example exactly once an epoch, over all ranks; what was not is named."""
+"""The ledger: each example exactly once an epoch, over all ranks; deviations are named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.errors import TrainingError
 from distcnn.training.ledger import Entry, Ledger, all_entries, close_epoch, digest
 from tests.unit.distributed.test_communicator import on_ranks
@@ -39,7 +39,7 @@ def make_shards(sizes: Sequence[int] = SIZES) -> list[Shard]:
 def marked(
     shards: Sequence[Shard], microbatches: dict[int, list[list[int]]] | None = None
 ) -> Ledger:
-    """A ledger with every shard's order marked in microbatches of 2; ``microbatches`` say otherwise
+    """A ledger with every shard's order marked in microbatches of 2; ``microbatches`` replaces it
     for some shards.
     """
     ledger = Ledger(shards)
@@ -53,13 +53,13 @@ def marked(
 
 
 def close(ledger: Ledger) -> str:
-    return close_epoch(ledger, SerialCommunicator(), len(SIZES), EPOCH, sum(SIZES))
+    return close_epoch(ledger, Communicator(), len(SIZES), EPOCH, sum(SIZES))
 
 
 def on_all(
     owned: Sequence[Sequence[Shard]], work: Callable[[Ledger, Any], Any], **options: Any
 ) -> list[Any]:
-    """What ``work`` gives on each rank, or the text of its ``TrainingError``."""
+    """The result of ``work`` on each rank, or the text of its ``TrainingError``."""
 
     def on_rank(world: Any) -> Any:
         try:
@@ -131,7 +131,7 @@ def test_a_shard_without_owner_or_with_two_is_named_on_all_ranks(
 
 def test_shards_that_do_not_cover_the_training_set_are_noticed() -> None:
     with pytest.raises(TrainingError, match=f"epoch {EPOCH} used 10 examples, not 11"):
-        close_epoch(marked(make_shards()), SerialCommunicator(), 3, EPOCH, 11)
+        close_epoch(marked(make_shards()), Communicator(), 3, EPOCH, 11)
 
 
 def test_another_order_gives_another_hash() -> None:
@@ -166,7 +166,7 @@ def test_the_hash_does_not_depend_on_the_ranks(sizes: list[int], cuts: set[int])
     shards = make_shards(sizes)
     bounds = [0, *sorted(cut for cut in cuts if cut < len(sizes)), len(sizes)]
     owned = [shards[start:stop] for start, stop in itertools.pairwise(bounds)]
-    alone = close_epoch(marked(shards), SerialCommunicator(), len(sizes), EPOCH, sum(sizes))
+    alone = close_epoch(marked(shards), Communicator(), len(sizes), EPOCH, sum(sizes))
     assert on_all(
         owned, lambda ledger, world: close_epoch(ledger, world, len(sizes), EPOCH, sum(sizes))
     ) == [alone] * len(owned)
@@ -179,7 +179,7 @@ def test_the_hash_does_not_depend_on_the_ranks(sizes: list[int], cuts: set[int])
     steps=st.integers(0, 12),
     epoch=st.integers(0, 3),
 )
-def test_a_replay_comes_to_what_stepping_came_to(
+def test_a_replay_reaches_what_stepping_reached(
     sizes: list[int], size: int, steps: int, epoch: int
 ) -> None:
     shards = make_shards(sizes)

@@ -1,4 +1,4 @@
-"""When overlap is on, and that an overlapped step comes to the same bits as a plain one."""
+"""When overlap is on, and that an overlapped step gives the bits of a plain one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from distcnn.config import Config
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import Allreduce, BlockingAllreduce, SerialCommunicator, share_of
+from distcnn.distributed import Allreduce, Communicator, share_of
 from distcnn.nn import Dense, Flatten, ReLU, Sequential, softmax_cross_entropy
 from distcnn.nn.layer import Array, Call, Layer, Shape
 from distcnn.optim import SGD
@@ -20,15 +20,15 @@ from distcnn.training.step import Lane, Step
 SHAPE, MICROBATCH_SIZE = (1, 6, 5), 4
 
 
-class Cluster(SerialCommunicator):
-    """Claims some hosts, and a way to sum in the background."""
+class Cluster(Communicator):
+    """Claims several hosts, and can sum in the background."""
 
     def __init__(self, *hosts: str) -> None:
         super().__init__()
         self.hosts = list(hosts)
 
     def background_allreduce(self) -> Allreduce | None:
-        return BlockingAllreduce(self.allreduce_sum)
+        return Allreduce(self.allreduce_sum)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_auto_is_on_only_where_it_measured_faster(
     assert (open_allreduce(wanted, reduction, Cluster(*hosts)) is not None) == on
 
 
-def test_where_there_is_no_background_it_is_off() -> None:
-    assert open_allreduce("on", "exact", SerialCommunicator()) is None
+def test_without_a_background_sum_it_is_off() -> None:
+    assert open_allreduce("on", "exact", Communicator()) is None
 
 
 class Dropout(Layer):
@@ -101,7 +101,7 @@ def steps_of(config: Config, num_shards: int) -> Step:
 
 
 def trained(step: Step) -> list[Any]:
-    """Weights after three steps, and what each step summed."""
+    """Weights after three steps, and the sums of each step."""
     totals = [step(number, 0, 0, learning_rate=0.1) for number in range(3)]
     seen = [(round(one.loss_sum, 3), one.correct, one.examples) for one in totals]
     return [step.lane.plan.parameters.values.tobytes(), seen]
@@ -109,7 +109,7 @@ def trained(step: Step) -> list[Any]:
 
 @pytest.mark.parametrize("num_shards", [1, 3, MOST_LANES + 2])
 @pytest.mark.parametrize("reduction", ["exact", "fast"])
-def test_an_overlapped_step_comes_to_the_same_bits(num_shards: int, reduction: str) -> None:
+def test_an_overlapped_step_gives_the_same_bits(num_shards: int, reduction: str) -> None:
     config = Config(reduction=reduction, overlap="on", seed=3)
     overlapped = steps_of(config, num_shards)
     assert isinstance(overlapped, OverlappedStep)

@@ -1,6 +1,4 @@
-"""Reading a receipt, and comparing it line by line with what a replay comes to: whatever differs is
-named.
-"""
+"""Reading a receipt, and comparing it line by line with a replay: every difference is named."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 
 from distcnn.config import Config
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError
 from distcnn.training.comparison import Comparison, Different, difference
 from distcnn.training.receipt import Receipt, read_receipt
@@ -70,7 +68,7 @@ def test_a_last_line_that_was_cut_off_does_not_count(rest: str, tmp_path: Path) 
         ([START, {**RESUME, "configuration": {"momentum": 2}}], "", r"InputError: --momentum is 2"),
     ],
 )
-def test_what_is_no_receipt_is_refused(
+def test_only_a_receipt_is_accepted(
     lines: list[Any], rest: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=rf"receipt\.jsonl is damaged.*{message}"):
@@ -97,7 +95,7 @@ def test_steps_that_the_receipt_does_not_cover_are_refused(
             r" steps 0 to 6"
         ),
     ):
-        replay(tmp_path, None, first, last, SerialCommunicator(), print)
+        replay(tmp_path, None, first, last, Communicator(), print)
 
 
 # -- the comparison
@@ -176,7 +174,7 @@ def test_values_are_compared_bit_for_bit() -> None:
     loss = 0.1 + 0.2
     recorded = {"kind": "epoch", "step": 4, "train_loss": 0.3}
     assert (
-        difference(recorded, {**recorded, "train_loss": loss})
+        difference(recorded, {**recorded, "train_loss": loss}, "the receipt")
         == f"train_loss: 0.3 in the receipt, but {loss} in the replay"
     )
     comparison = Comparison(

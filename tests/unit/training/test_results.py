@@ -93,7 +93,7 @@ def test_the_best_weights_outlive_their_checkpoint(
     assert_same_weights(tmp_path / "again" / "weights-best.h5", overtrained / "weights-best.h5")
 
 
-def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
+def test_the_best_weights_are_beside_the_last(overtrained: Path) -> None:
     result = read_result(overtrained)
     kept = store_of(overtrained).load(result.best_step).folder("weights")
     with (

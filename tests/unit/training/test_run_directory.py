@@ -31,7 +31,7 @@ NOBODY = 65534
 # -- who gets it
 
 
-def test_the_second_start_into_a_folder_is_told_that_it_is_in_use_and_writes_nothing(
+def test_the_second_start_into_a_folder_is_refused_as_in_use_and_writes_nothing(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "run"
@@ -86,8 +86,8 @@ def test_a_lock_can_be_opened_by_its_owner_alone(tmp_path: Path) -> None:
 def test_a_lock_that_its_holder_removes_is_not_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening and locking it, the holder was refused and has removed it: the lock of a file
-    without a name keeps nobody out.
+    """The holder is refused and removes the lock between our opening and locking it: a lock on a
+    file without a name keeps nobody out.
     """
     flock, removed = fcntl.flock, list[bool]()
 
@@ -118,7 +118,7 @@ def test_links_in_the_folder_are_not_followed(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_folder_of_another_user_is_refused_unless_told(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_is_refused_unless_allowed(tmp_path: Path) -> None:
     os.chown(tmp_path, NOBODY, NOBODY)
     config = Config(output=str(tmp_path))
     with ExitStack() as held:
@@ -234,7 +234,7 @@ def test_an_append_that_fails_once_costs_no_line(
 ) -> None:
     directory.add_metrics("step", step=1)
     with monkeypatch.context() as failing:
-        failing.setattr("distcnn.training.run_files.append", fail)
+        failing.setattr("distcnn.system.files.append", fail)
         directory.add_metrics("step", step=2)
     assert len(said) == 1
     directory.metrics.complete()

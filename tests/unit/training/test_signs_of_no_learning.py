@@ -1,4 +1,4 @@
-"""A network that learns nothing is named, once and at the end, with the gradients that are zero;
+"""A network that does not learn is reported once and at the end, with the gradients that are zero;
 one that learns is not.
 """
 
@@ -116,7 +116,7 @@ def test_the_losses_of_guessing(classes: int) -> None:
         )
 
 
-def test_no_sign_where_nothing_could_be_told_yet() -> None:
+def test_no_sign_before_anything_can_be_seen() -> None:
     first, spread = math.log(10), np.array([40, 60])
     assert sign_of_no_learning("cross-entropy", first, spread, 10, epoch=1) is None
     assert sign_of_no_learning("cross-entropy", 0.98 * first, None, 10, epoch=2) is None

@@ -1,5 +1,5 @@
-"""The state between two steps: it survives JSON bit for bit, and its means are what was
-added up.
+"""The state between two steps: it survives JSON bit for bit, and its means are those of what was
+added.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STATES = st.builds(
 
 
 def bits(value: Any) -> Any:
-    """The same with each float as its eight bytes (every NaN as one: JSON has only one)."""
+    """The same with each float as its eight bytes (all NaNs as one, because JSON has only one)."""
     if isinstance(value, dict):
         return {key: bits(each) for key, each in value.items()}
     return (

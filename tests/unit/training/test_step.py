@@ -11,7 +11,7 @@ import pytest
 
 from distcnn.config import Config
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import SerialCommunicator, share_of
+from distcnn.distributed import Communicator, share_of
 from distcnn.errors import TrainingError
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
 from distcnn.nn.parameters import Parameters
@@ -42,7 +42,7 @@ def a_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     microbatch = Microbatch((1, 3, 2), MICROBATCH_SIZE, np.array([0.4]), np.array([std]))
     lane = Lane(plan, microbatch)
     loss, optimizer = softmax_cross_entropy, SGD().start(parameters.values)
-    return make_step(config, SerialCommunicator(), lane, lambda: lane, loss, optimizer, shards)
+    return make_step(config, Communicator(), lane, lambda: lane, loss, optimizer, shards)
 
 
 def parameters_of(step: Step) -> Parameters:
@@ -77,7 +77,7 @@ def test_the_update_is_that_of_the_mean_loss_over_all_examples() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_no_number_names_step_shard_and_parameter_and_updates_nothing(
+def test_a_gradient_that_is_nan_or_infinite_names_step_shard_and_parameter_and_updates_nothing(
     bad: float,
 ) -> None:
     step = a_step()
@@ -92,7 +92,7 @@ def test_a_gradient_that_is_no_number_names_step_shard_and_parameter_and_updates
 
 
 def test_a_gradient_out_of_range_names_the_flag_that_widens_it() -> None:
-    """After a smaller learning rate: a wider range only lets a network diverge further."""
+    """After a smaller learning rate, because a wider range only lets a network diverge further."""
     step = a_step(gradient_limit=1.0, std=0.01)
     with pytest.raises(
         TrainingError,
@@ -114,7 +114,7 @@ def test_what_is_out_of_range_before_any_update_is_not_put_down_to_the_learning_
     assert "--learning-rate" not in str(caught.value)
 
 
-def test_no_larger_limit_is_advised_where_there_is_none() -> None:
+def test_the_largest_limit_is_not_advised_to_grow() -> None:
     step = a_step(gradient_limit=2.0**40, std=1e-15)
     with pytest.raises(
         TrainingError, match=r"the gradient of .* is .*beyond the sum's limit of .*--learning-rate"
@@ -123,7 +123,7 @@ def test_no_larger_limit_is_advised_where_there_is_none() -> None:
     assert "--gradient-limit" not in str(caught.value)
 
 
-def test_a_loss_out_of_range_is_told_from_a_gradient_out_of_range() -> None:
+def test_a_loss_out_of_range_is_distinguished_from_a_gradient_out_of_range() -> None:
     step = a_step()
     parameters_of(step).named()["dense1.bias"][2] = (
         2.0**31

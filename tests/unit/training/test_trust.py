@@ -1,4 +1,4 @@
-"""Which models a resume may import without being told."""
+"""Which models a resume may import without permission."""
 
 from __future__ import annotations
 

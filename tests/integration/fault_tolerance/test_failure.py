@@ -34,7 +34,7 @@ def test_code_that_fails_while_training(
 
 
 @pytest.mark.mpi
-def test_on_several_ranks_it_is_told_once(
+def test_on_several_ranks_it_is_reported_once(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     for place, wrong, code in (

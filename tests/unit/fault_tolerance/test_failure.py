@@ -11,7 +11,7 @@ import pytest
 
 from distcnn import train
 from distcnn.errors import ArgumentError, InputError
-from distcnn.fault_tolerance.error_origin import is_thread_limit, mistake_in, mistake_lines
+from distcnn.fault_tolerance.failure import is_thread_limit, mistake_in, mistake_lines
 from distcnn.models import build_model, find_model, initialise_model
 from tests.support.broken_modules import WRONG, line_of, module
 
@@ -88,7 +88,7 @@ def test_an_initialiser_that_fails(importable: Path) -> None:
         initialise_model("mine:network", plan.parameters, np.random.default_rng(0))
 
 
-def test_a_defect_of_ours_is_no_mistake_of_the_users() -> None:
+def test_our_defect_is_not_the_users_mistake() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         exec(compile("1 / 0", train.__file__, "exec"), {"__name__": "distcnn.train"})
     own = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # type: ignore[union-attr]  # without this file

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distcnn.cli.parser import Parser
 from distcnn.datasets import idx, prepare_mnist
-from distcnn.datasets.dataset import DEFAULT_PATH, SOURCE_VARIABLE, ensure_mnist
+from distcnn.datasets.dataset import DEFAULT_PATH, SOURCE_VARIABLE, ensure_mnist, named_folder
 from distcnn.datasets.folders import CLASS_ORDERS, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, by, read_info
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
@@ -37,8 +37,10 @@ def mnist_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--force", action="store_true", help="prepare it even if it exists")
 
     def work(args: argparse.Namespace, _: Warn) -> None:
-        prepare = prepare_mnist.prepare_mnist if args.force else ensure_mnist
-        prepare(args.output, args.source, say)
+        if args.force:
+            prepare_mnist.prepare_mnist(args.output, named_folder(args.source), say)
+        else:
+            ensure_mnist(args.output, args.source, say)
 
     return _run(parser, arguments, work)
 

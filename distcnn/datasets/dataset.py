@@ -217,7 +217,7 @@ def ensure_mnist(path: str | Path, source: str | None, report: Callable[[str], N
     if is_missing or (folder and hdf5.read_info(path).name == SAMPLE_NAME):
         from distcnn.datasets.prepare_mnist import prepare_mnist  # imports ssl and zipfile
 
-        prepare_mnist(path, source, report)
+        prepare_mnist(path, folder, report)
 
 
 def named_folder(source: str | None) -> Path | None:

@@ -84,23 +84,20 @@ class ImageFile:
             self.file = self._files.open(self.path)
             with input_errors(self.path):
                 for name in (f"{split}/{key}" for split in SPLITS for key in ("images", "labels")):
-                    self.datasets[name] = self._dataset(name)
+                    found = find_dataset(self._files, self.file, name)
+                    if found is None:
+                        raise InputError(
+                            f"{self.path}: dataset /{name} is missing: the format needs images and"
+                            " labels in /train and /test (data/README.md)"
+                        )
+                    self.datasets[name] = found
                 if problem := form_problem(self.datasets, "/{}/{}"):
                     raise InputError(f"{self.path}: {problem}")
                 for name, dataset in self.datasets.items():
-                    require_stored(self._files, dataset, f"/{name}", range(dataset.shape[0]))
+                    require_stored(self._files, dataset, f"/{name}")
         except BaseException:
             self.close()
             raise
-
-    def _dataset(self, name: str) -> h5py.Dataset:
-        found = find_dataset(self._files, self.file, name)
-        if found is None:
-            raise InputError(
-                f"{self.path}: dataset /{name} is missing: the format needs images and labels in"
-                " /train and /test (data/README.md)"
-            )
-        return found
 
     def require_unchanged(self) -> None:
         """Raise ``InputError`` when a file of the set has changed since it was opened."""

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-from distcnn.datasets.dataset import SAMPLE_NAME, SAMPLE_NOTICE, SOURCE_VARIABLE, named_folder
+from distcnn.datasets.dataset import SAMPLE_NAME, SAMPLE_NOTICE, SOURCE_VARIABLE
 from distcnn.datasets.hdf5 import SPLITS
 from distcnn.datasets.idx import FAULTS, PARTS, find_idx, parse_idx, unpacked, usual_name
 from distcnn.datasets.writer import Split, write_dataset
@@ -64,12 +64,11 @@ NETWORK_FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError, Val
 GIVE_FOLDER = f"give the folder of the four MNIST files (--source DIR or {SOURCE_VARIABLE})"
 
 
-def prepare_mnist(path: str | Path, source: str | None, report: Report) -> None:
-    """Create ``path`` from the folder ``source``, else from the mirrors, else from the sample.
+def prepare_mnist(path: str | Path, folder: Path | None, report: Report) -> None:
+    """Create ``path`` from ``folder``, else from the mirrors, else from the sample.
 
     ``InputError`` when the files are not those of MNIST, or nothing can be downloaded.
     """
-    folder = named_folder(source)
     if folder:
         write_mnist(path, read_folder(folder), source=f"folder {folder.resolve()}")
     else:

@@ -36,10 +36,10 @@ def find_dataset(files: OpenFiles, file: h5py.File, name: str) -> h5py.Dataset |
     return found if isinstance(found, h5py.Dataset) else None
 
 
-def require_stored(files: OpenFiles, dataset: h5py.Dataset, name: str, rows: range) -> None:
-    """Raise ``InputError`` unless all ``rows`` are stored and can be decoded.
+def require_stored(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
+    """Raise ``InputError`` unless all of ``dataset`` is stored and can be decoded.
 
-    ``files`` notes each file that holds some of them; ``name`` is for messages.
+    ``files`` notes each file that holds some of it; ``name`` is for messages.
     """
     path, layout = dataset.file.filename, dataset.id.get_create_plist().get_layout()
     if layout == h5py.h5d.VIRTUAL:
@@ -50,17 +50,20 @@ def require_stored(files: OpenFiles, dataset: h5py.Dataset, name: str, rows: ran
             f"{path}: {name} is in external raw storage ({printable(dataset.external[0][0])}),"
             " which is not supported: write its arrays into one file (see data/README.md)"
         )
-    missing = range(0)
+    what, missing = "values", 0
     if layout == h5py.h5d.CHUNKED:
         _require_filters(path, dataset, name)
+        sizes = zip(dataset.shape, dataset.chunks, strict=True)
+        count = math.prod(-(-size // chunk) for size, chunk in sizes)
         with killable(files.stall_timeout):
-            missing = _missing_chunk(dataset, rows)
-    elif layout == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is None:
-        missing = range(dataset.shape[0])
+            missing = count - dataset.id.get_num_chunks()
+        what = f"{missing:,} of {count:,} chunks"
+    elif layout == h5py.h5d.CONTIGUOUS:
+        missing = dataset.size and dataset.id.get_offset() is None
     if missing:
         raise InputError(
-            f"{path}: {name}[{missing.start}:{missing.stop}] was never written: let the writer"
-            " finish, or make the file again"
+            f"{path}: {what} of {name} were never written: let the writer finish, or make the file"
+            " again"
         )
 
 
@@ -141,25 +144,19 @@ def _require_part(
             f"{where}: {printable(name)} is {found.dtype}, it must be {dataset.dtype}, or its"
             " values are cut off"
         )
-    rows = [_rows_taken(found, source) for source in sources]
-    if not all(rows):
+    if not all(_holds(found, source) for source in sources):
         raise InputError(
             f"{where}: {printable(name)} has shape {found.shape}, which does not hold all of it:"
             f" {PART_REMEDY}"
         )
-    span = range(min(each.start for each in rows), max(each.stop for each in rows))
-    require_stored(files, found, printable(name), span)
+    require_stored(files, found, printable(name))
 
 
-def _rows_taken(found: h5py.Dataset, source: Any) -> range:
-    """The rows of ``found`` that ``source`` takes; empty if some are missing."""
+def _holds(found: h5py.Dataset, source: Any) -> bool:
     if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
-        is_whole = found.size == source.vspace.get_select_npoints()
-        return range(found.shape[0] if found.shape and is_whole else 0)
-    low, high = source.src_space.get_select_bounds()
-    if len(high) != found.ndim or any(np.array(high) >= found.shape):
-        return range(0)
-    return range(int(low[0]), int(high[0]) + 1)
+        return bool(found.size == source.vspace.get_select_npoints())
+    high = source.src_space.get_select_bounds()[1]
+    return len(high) == found.ndim and bool(np.all(np.array(high) < found.shape))
 
 
 def _add(covered: h5py.h5s.SpaceID, space: h5py.h5s.SpaceID) -> bool:
@@ -179,20 +176,6 @@ def _add(covered: h5py.h5s.SpaceID, space: h5py.h5s.SpaceID) -> bool:
 
 
 # -- chunks and filters
-
-
-def _missing_chunk(dataset: h5py.Dataset, rows: range) -> range:
-    """The rows of the first chunk in ``rows`` that was never written; empty if all were."""
-    chunks, height = dataset.chunks, dataset.chunks[0]
-    grid = [-(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True)]
-    if dataset.id.get_num_chunks() == math.prod(grid):
-        return range(0)
-    for index in range(rows.start // height, -(-rows.stop // height)):
-        for place in np.ndindex(*grid[1:]):
-            offset = tuple(i * size for i, size in zip((index, *place), chunks, strict=True))
-            if dataset.id.get_chunk_info_by_coord(offset).byte_offset is None:
-                return range(index * height, min((index + 1) * height, dataset.shape[0]))
-    return range(0)
 
 
 def _require_filters(path: str, dataset: h5py.Dataset, name: str) -> None:

@@ -67,9 +67,9 @@ class Found:
     first_blank: int = 2**63
     last_written: int = -1
     """The index of the last image that is not completely black."""
-    pixels: tuple[int, int] = (255, 0)
-    """The lowest and the highest; so for the hashes of images."""
+    brightest: int = 0
     hashes: tuple[int, int] = (2**64, -1)
+    """The lowest and the highest of all images."""
     repeated: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
     """Hashes of training images that are also test images, except black ones."""
     sample: tuple[Floats, Floats] | None = None
@@ -82,14 +82,11 @@ class Found:
         self.blank += other.blank
         self.first_blank = min(self.first_blank, other.first_blank)
         self.last_written = max(self.last_written, other.last_written)
-        self.pixels = _widest(self.pixels, other.pixels)
-        self.hashes = _widest(self.hashes, other.hashes)
+        self.brightest = max(self.brightest, other.brightest)
+        (low, high), (other_low, other_high) = self.hashes, other.hashes
+        self.hashes = min(low, other_low), max(high, other_high)
         self.repeated = np.union1d(self.repeated, other.repeated)
         self.sample = self.sample or other.sample
-
-
-def _widest(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-    return min(one[0], other[0]), max(one[1], other[1])
 
 
 Findings = dict[str, Found]
@@ -136,7 +133,7 @@ class Survey:
             found.last_written = first + int(written[-1])
         if blank.size:
             found.blank, found.first_blank = blank.size, first + int(blank[0])
-        found.pixels = int(images.min()), int(brightest.max())
+        found.brightest = int(brightest.max())
         found.hashes = int(hashes.min()), int(hashes.max())
         if split == "test":
             self._test_hashes.append(hashes)
@@ -173,13 +170,12 @@ def judge(info: DatasetInfo, parts: Sequence[Findings], test_hashes: Hashes) -> 
                 " written: write them, or resize images and labels to those that were; if black"
                 " images are intended, write the set in random order"
             )
-    train, problem = found["train"], ""
-    if train.pixels[0] == train.pixels[1]:
-        problem = f"every pixel of every training image is {train.pixels[0]}"
-    elif train.hashes[0] == train.hashes[1] and info.examples["train"] > 1:
-        problem = f"all {info.examples['train']:,} training images are the same"
-    if problem:
-        raise InputError(f"{info.path}: {problem}: there is nothing to learn; make the set again")
+    lowest, highest = found["train"].hashes
+    if lowest == highest and info.examples["train"] > 1:
+        raise InputError(
+            f"{info.path}: all {info.examples['train']:,} training images are the same: there is"
+            " nothing to learn; make the set again"
+        )
     warnings = _image_warnings(info, found, test_hashes)
     return judge_labels(info, found) + [f"{info.path}: {warning}" for warning in warnings]
 
@@ -261,7 +257,7 @@ def _image_warnings(info: DatasetInfo, found: Findings, test_hashes: Hashes) -> 
                 f" /{split}/images[{whole.first_blank}]): probably never written"
             )
     train, test = found["train"], found["test"]
-    if train.pixels[1] == 1:
+    if train.brightest == 1:
         yield (
             "no training pixel is above 1: if the images were scaled to 0..1 before they became"
             " uint8, multiply them by 255 first"

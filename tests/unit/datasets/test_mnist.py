@@ -403,7 +403,7 @@ def test_when_no_mirror_answers_the_sample_is_taken_and_it_is_said(
     not REAL_FOLDER, reason="set DISTCNN_MNIST_DIR to the folder of the four real files"
 )
 def test_the_real_mnist_is_what_everybody_knows(tmp_path: Path) -> None:
-    prepare_mnist(tmp_path / "mnist.h5", REAL_FOLDER, print)
+    prepare_mnist(tmp_path / "mnist.h5", Path(REAL_FOLDER or ""), print)
     info = read_info(tmp_path / "mnist.h5")
     assert (info.image_shape, info.classes) == ((1, 28, 28), 10)
     counts = {

@@ -24,7 +24,7 @@ Pair = tuple[int, int]
 Initialiser = Callable[[np.random.Generator, Shape, int, int], Array]
 """``(rng, shape, fan_in, fan_out) -> array of that shape``."""
 RandomSource = Callable[[str], np.random.Generator]
-"""Of a layer's name, such as ``dropout1``: the generator of its own for one pass."""
+"""Maps a layer's name, such as ``dropout1``, to its random generator for one pass."""
 
 
 @dataclass(frozen=True)
@@ -51,32 +51,32 @@ class Call:
     """The context of one layer for one pass, forward and backward, of one microbatch.
 
     Attributes:
-        layer: the layer's name.
+        layer_name: such as ``dropout1``.
         values: its parameters by name; read them.
         grads: their gradients by name; ``backward`` writes every element.
         training: False in evaluation and prediction.
-        source: makes ``random``.
+        random_source: makes ``random``.
         saved: whatever ``forward`` keeps for ``backward``.
     """
 
-    layer: str
+    layer_name: str
     values: Mapping[str, Array]
     grads: Mapping[str, Array] = field(default_factory=dict)
     training: bool = False
-    source: RandomSource | None = None
+    random_source: RandomSource | None = None
     saved: Any = None
 
     @cached_property
     def random(self) -> np.random.Generator:
         """A generator for this layer and this pass alone; ``ArgumentError`` if the pass was not
-        given ``random``.
+        given a ``random_source``.
         """
-        if self.source is None:
+        if self.random_source is None:
             raise ArgumentError(
-                f"{self.layer} draws random numbers, but this pass has no source of them: pass"
-                " random=..., a function from the layer's name to a NumPy Generator"
+                f"{self.layer_name} draws random numbers, but this pass has no source of them: pass"
+                " random_source=..., a function from the layer's name to a NumPy Generator"
             )
-        return self.source(self.layer)
+        return self.random_source(self.layer_name)
 
 
 class Layer:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from distcnn.errors import ArgumentError
-from distcnn.nn.kernels.arena import buffer
+from distcnn.nn.kernels.arena import allocate
 from distcnn.nn.layer import Array, Initialiser, Parameter, Shape
 
 
@@ -43,7 +43,7 @@ class Parameters:
                 if name.startswith(f"{layer}."):
                     start, size = size, size + math.prod(parameter.shape)
                     self.slices[name] = slice(start, size)
-        self.values: Array = buffer((size,), dtype)
+        self.values: Array = allocate((size,), dtype)
 
     def named(self, flat: Array | None = None) -> dict[str, Array]:
         """Each parameter's part of ``flat``, a view in PyTorch's shape; by default of ``values``.

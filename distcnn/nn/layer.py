@@ -1,4 +1,4 @@
-"""Layers: descriptions that can be printed and compared, and hold no arrays.
+"""Layers: descriptions that can be printed and compared, and hold no parameter values.
 
 Letters in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and width,
 O filters (output channels), ``kh, kw`` height and width of the kernel or window, ``oh, ow`` those
@@ -29,7 +29,7 @@ RandomSource = Callable[[str], np.random.Generator]
 
 @dataclass(frozen=True)
 class Parameter:
-    """An array that a layer learns.
+    """The description of an array that a layer learns; ``Parameters`` holds the values.
 
     Attributes:
         name: its name within the layer, such as ``weight``.
@@ -83,7 +83,8 @@ class Layer:
     """One differentiable function: the base class of all layers.
 
     One of your own defines ``output_shape``, ``forward`` and ``backward``, and ``parameters`` if it
-    learns any (docs/own_code.md). Its attributes are set once, in ``__init__``; what forward keeps
+    learns any (docs/own_code.md). Conv2d, Dense, Flatten and the poolings run only in a plan, whose
+    kernels compute them. Its attributes are set once, in ``__init__``; what forward keeps
     for backward belongs in ``call.saved``. So one layer serves any number of plans and threads.
     Layers of the same class with equal attributes are equal.
     """
@@ -101,7 +102,9 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} must define output_shape(input_shape)")
 
     def parameters(self, input_shape: Shape) -> tuple[Parameter, ...]:
-        """The parameters that the layer learns for inputs of ``input_shape``; by default none."""
+        """Describe what the layer learns for inputs of ``input_shape``; by default nothing. The
+        values of these parameters are in ``call.values``.
+        """
         return ()
 
     def forward(self, x: Array, call: Call) -> Array:
@@ -145,6 +148,24 @@ class Layer:
             by_name = parameter.kind is parameter.KEYWORD_ONLY or default is not parameter.empty
             written.append(f"{name}={shown(value)}" if by_name else shown(value))
         return f"{type(self).__name__}({', '.join(written)})"
+
+
+class BuiltInLayer(Layer):
+    """A layer that only a plan can run, with a kernel: there is no ``forward`` or ``backward`` for
+    a subclass to call.
+    """
+
+    def forward(self, x: Array, call: Call) -> Array:
+        raise self._runs_in_a_plan("forward")
+
+    def backward(self, grad_output: Array, call: Call) -> Array:
+        raise self._runs_in_a_plan("backward")
+
+    def _runs_in_a_plan(self, method: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{method} of {type(self).__name__}: built-in layers run only in a plan (model.plan)"
+            f" and have no {method} to call; a subclass that defines it must compute all of it"
+        )
 
 
 def same(value: object, other: object) -> bool:

@@ -162,6 +162,16 @@ def test_a_layer_that_defines_nothing_says_what_it_must_define() -> None:
         planned([Half()], (3,), 1)
 
 
+def test_a_subclass_of_a_built_in_layer_cannot_call_its_forward() -> None:
+    class Clipped(Dense):
+        def forward(self, x: Array, call: Call) -> Array:
+            return np.minimum(super().forward(x, call), 1)
+
+    network = planned([Clipped(2)], (3,), COUNT)
+    with pytest.raises(NotImplementedError, match="Clipped: built-in layers run only in a plan"):
+        network.forward(np.ones((3, COUNT), np.float32))
+
+
 def test_layers_are_printed_as_one_writes_them() -> None:
     layers = [
         Conv2d(20, 5),

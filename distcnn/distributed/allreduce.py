@@ -46,22 +46,17 @@ class ThreadedAllreduce(Allreduce):
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:
         super().__init__(allreduce_sum)
-        self._started: queue.SimpleQueue[tuple[NDArray[Any], Span]] = queue.SimpleQueue()
-        self._done = threading.Semaphore(0)
-        self._pending = 0
+        self._started: queue.Queue[tuple[NDArray[Any], Span]] = queue.Queue()
         threading.Thread(target=self._work, name="sums", daemon=True).start()
 
     def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
-        self._pending += 1
         self._started.put((values, span))
 
     def finish(self) -> None:
         with _WAIT_FOR_SUMS:
-            while self._pending:
-                self._done.acquire()
-                self._pending -= 1
+            self._started.join()
 
     def _work(self) -> None:
         while True:
             super().start(*self._started.get())
-            self._done.release()
+            self._started.task_done()

@@ -168,7 +168,8 @@ class StepStats:
             rounded = loss_sum + anchor - anchor
             self._losses[grid] += rounded
             loss_sum -= rounded
-        self._counts[:2] += correct, examples
+        self._counts[0] += correct
+        self._counts[1] += examples
 
     def fail(self) -> None:
         """Count one failure, which every rank then sees in the sum."""

@@ -13,8 +13,8 @@ def counted(number: int, what: str) -> str:
 
 
 def plural(number: float, what: str) -> str:
-    """The noun alone: "core" for 1, "cores" for 0, 0.5 and 2; also "classes" and "batches"."""
-    return what if number == 1 else what + ("es" if what.endswith(("s", "x", "ch", "sh")) else "s")
+    """The noun alone: "core" for 1, "cores" for 0, 0.5 and 2; "classes", "batches", "epochs"."""
+    return what if number == 1 else what + ("es" if what.endswith(("s", "x", "sh", "tch")) else "s")
 
 
 def being(number: int, what: str) -> str:

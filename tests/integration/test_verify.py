@@ -109,6 +109,7 @@ def test_a_run_that_was_stopped_and_changed_is_identical(
     assert_identical(run, ranks=3, steps="0 to 16", PYTHONPATH=path)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(
     assert_identical(run, PYTHONPATH=path)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_identical_as_far_as_it_went(checked_copy: Path) -> None:
     lines = (checked_copy / "receipt.jsonl").read_text().splitlines(keepends=True)
     (checked_copy / "result.json").unlink()
@@ -242,6 +244,7 @@ def test_what_was_altered_is_an_exit_code_of_1(checked_copy: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_files_of_another_run_are_found(
     checked_copy: Path, checked: Path, image_set: MakeImageSet, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from distcnn.training.results import damage_of
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
-from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, clean_environment
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, clean_environment, launcher_of
+
+EXIT_STOPPED = 85
 
 # The tutorial network behind a layer that sends its own process a signal: so a run stops at the
 # same place each time.
@@ -85,6 +88,29 @@ def stopping(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("models")
     (folder / "stopping.py").write_text(STOPPING_MODEL)
     return with_path(folder)
+
+
+def train_with_stops(
+    flags: Sequence[str],
+    run: Path,
+    signal: str,
+    ranks: Sequence[int],
+    calls: Sequence[int],
+    stopping: str,
+) -> None:
+    """Train on ``ranks[0]`` ranks, stop at the call ``calls[0]``, resume on ``ranks[1]`` ..., until
+    the run is finished.
+    """
+    for index, world_size in enumerate(ranks):
+        stops = index < len(calls)
+        stop = {"STOP_SIGNAL": signal, "STOP_AT_CALL": str(calls[index])} if stops else {}
+        words = ["--resume", str(run)] if index else flags
+        done = train(launcher_of(world_size), world_size, *words, PYTHONPATH=stopping, **stop)
+        if stops and signal == "SIGUSR1":
+            assert done.returncode == EXIT_STOPPED, done.stderr
+        else:
+            assert (done.returncode == 0) == (not stops), done.stderr
+        assert (run / "result.json").exists() == (not stops)
 
 
 SAVED = [2, 4, 6, 8, 10, 12]

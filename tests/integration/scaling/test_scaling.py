@@ -183,6 +183,7 @@ def test_a_killed_sweep_leaves_no_ranks(
         run.wait_for_none_left(10)
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_other_bits_on_one_point_are_noticed(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path, make_launcher: MakeLauncher

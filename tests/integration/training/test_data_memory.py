@@ -29,6 +29,7 @@ from tests.support.training_fixtures import (
     proof,
     result,
     train,
+    train_with_stops,
     with_path,
 )
 
@@ -150,19 +151,8 @@ def test_a_stopped_run_continues_in_its_windows(
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
-    for index, world_size in enumerate(ranks):
-        flags = (
-            ["--resume", str(run)]
-            if index
-            else ["--data", str(data), *QUICK, *WINDOWS, "--output", str(run)]
-        )
-        stop = (
-            {"STOP_SIGNAL": signal, "STOP_AT_CALL": str(calls[index])} if index < len(calls) else {}
-        )
-        done = train(launcher_of(world_size), world_size, *flags, PYTHONPATH=stopping, **stop)
-        assert (done.returncode == 0) == (not stop), done.stderr
-        if stop and signal == "SIGUSR1":
-            assert done.returncode == EXIT_STOPPED, done.stderr
+    flags = ["--data", str(data), *QUICK, *WINDOWS, "--output", str(run)]
+    train_with_stops(flags, run, signal, ranks, calls, stopping)
     assert_same_end(run, whole, begun_on=ranks[0])
 
 

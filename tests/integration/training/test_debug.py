@@ -189,6 +189,7 @@ def test_the_debugger_shows_what_the_distributed_run_had(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_after_a_change_of_epochs_each_step_has_the_loss_that_it_had(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ from tests.support.training_fixtures import (
     receipt,
     result,
     train,
+    train_with_stops,
 )
 
 # With the default image set (203 examples, 8 shards) 4 steps an epoch; on one rank 8 calls of
@@ -117,21 +118,8 @@ def test_a_run_stopped_twice_ends_as_one_never_stopped(
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
-    for index, world_size in enumerate(ranks):
-        flags = (
-            ["--resume", str(run)]
-            if index
-            else ["--data", str(image_set()), *QUICK, "--output", str(run)]
-        )
-        stop = (
-            {"STOP_SIGNAL": signal, "STOP_AT_CALL": str(calls[index])} if index < len(calls) else {}
-        )
-        done = train(launcher_of(world_size), world_size, *flags, PYTHONPATH=stopping, **stop)
-        if stop and signal == "SIGUSR1":
-            assert done.returncode == EXIT_STOPPED, done.stderr
-        else:
-            assert (done.returncode == 0) == (not stop), done.stderr
-        assert (run / "result.json").exists() == (not stop)
+    flags = ["--data", str(image_set()), *QUICK, "--output", str(run)]
+    train_with_stops(flags, run, signal, ranks, calls, stopping)
     assert_same_end(run, whole, begun_on=ranks[0])
 
 

@@ -115,6 +115,7 @@ def test_all_ranks_stop_at_the_same_step(
         )
 
 
+@pytest.mark.slow
 def test_a_target_that_is_not_reached_is_said_to_be(
     flags: list[str], stopping: str, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ def test_one_and_many() -> None:
     ]
     assert [counted(number, "class") for number in (1, 10)] == ["1 class", "10 classes"]
     assert counted(2, "test image") == "2 test images"
+    assert [plural(2, word) for word in ("batch", "epoch")] == ["batches", "epochs"]
     assert [plural(number, "core") for number in (0.5, 1.0, 2)] == ["cores", "core", "cores"]
 
 

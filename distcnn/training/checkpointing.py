@@ -71,7 +71,7 @@ def take_snapshot(
         "step": state.step,
         "epoch": epoch,
         "step_of_epoch": step_of_epoch,
-        "optimizer_steps": run.step.optimizer.steps,
+        "optimizer_steps": run.training_step.updater.steps_taken,
     }
     records = {
         "configuration": dataclasses.asdict(run.config),
@@ -86,7 +86,8 @@ def take_snapshot(
 
 def _vectors(run: Run) -> dict[str, NDArray[np.float32]]:
     """The flat vectors that a checkpoint holds, by the folder of their named parts."""
-    optimizer = {f"optimizer/{name}": vector for name, vector in run.step.optimizer.state.items()}
+    state = run.training_step.updater.state
+    optimizer = {f"optimizer/{name}": vector for name, vector in state.items()}
     return {"weights": run.parameters.values, **optimizer}
 
 
@@ -135,8 +136,8 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
     check_dataset(read.dataset, run)
     for folder, vector in _vectors(run).items():
         _fill(run.parameters.named(vector), checkpoint.folder(folder), folder)
-    optimizer, ledger = run.step.optimizer, run.step.ledger
-    optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
+    updater, ledger = run.training_step.updater, run.training_step.ledger
+    updater.steps_taken = int(checkpoint.attributes["optimizer_steps"])
     ledger.replay(*run.schedule.position(read.state.step), run.config.microbatch_size)
     used = checkpoint.arrays[EXAMPLES_USED].tolist()
     for entry in all_entries(ledger, run.communicator, run.config.num_shards):

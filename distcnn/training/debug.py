@@ -75,13 +75,13 @@ def check_network(run: Run, say: Say) -> None:
     say(f"debug    {passed}; from here on every layer's values are checked for NaN and infinity")
     if zero:
         say(f"warning: with the initial weights, {advice_on(zero)}")
-    step = run.step
+    training_step = run.training_step
 
     def check_shard(at: Position, shard: Part, lane: Lane) -> None:
-        random = step.streams(at.step, shard.index)
-        check_pass(lane.plan, step.loss, lane.microbatch, random)
+        random = training_step.streams(at.step, shard.index)
+        check_pass(lane.plan, training_step.loss, lane.microbatch, random)
 
-    step.before_shard = check_shard
+    training_step.before_shard = check_shard
 
 
 def break_at(request: Request, communicator: Communicator, say: Say) -> None:
@@ -106,7 +106,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     if loop.is_over:
         say(f"replayed to the run's end, step {state.step}: no step is left to stop in")
         return
-    check = run.step.before_shard
+    check = run.training_step.before_shard
 
     def before_shard(position: Position, part: Part, lane: Lane) -> None:
         if (position.step, part.index) == (at, shard):
@@ -118,7 +118,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
         if check is not None:
             check(position, part, lane)
 
-    run.step.before_shard = before_shard
+    run.training_step.before_shard = before_shard
     try:
         loop.go_to(at + 1, end_epoch=False)
     except bdb.BdbQuit:

@@ -98,15 +98,15 @@ class Loop:
                 # Perhaps after a resume with fewer steps to take: the run ends here, untested.
                 if state.interval.examples:
                     self._log_interval()
-                state.epoch_is_open = True
-            if state.epoch_is_open and (end_epoch or state.step < last_step):
+                state.epoch_end_pending = True
+            if state.epoch_end_pending and (end_epoch or state.step < last_step):
                 self._end_epoch()
             if state.step >= last_step or self.is_over:
                 return
             if self._take_step().stops:
                 self._stop()
             every = self.run.config.checkpoint_every
-            if every and state.step % every == 0 and not state.epoch_is_open:
+            if every and state.step % every == 0 and not state.epoch_end_pending:
                 with self._timed():
                     self._save()
 
@@ -119,10 +119,10 @@ class Loop:
         epoch, step_of_epoch = divmod(state.step, schedule.steps_an_epoch)
         if step_of_epoch == 0:
             state.epoch = Meter()
-            run.step.ledger.begin()
+            run.training_step.ledger.begin()
         learning_rate = schedule.learning_rate(state.step)
         start = time.perf_counter()
-        totals = self._totals = run.step(state.step, epoch, step_of_epoch, learning_rate)
+        totals = self._totals = run.training_step(state.step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start
         for meter in (state.whole, state.epoch, state.interval):
             meter.add(totals, seconds)
@@ -131,10 +131,10 @@ class Loop:
         state.step += 1
         self._callbacks.call("on_step", state.step, totals.loss)
         at_end = state.step == schedule.total_steps
-        state.epoch_is_open = at_end or state.step % schedule.steps_an_epoch == 0
-        if state.step % config.log_every == 0 or state.epoch_is_open:
+        state.epoch_end_pending = at_end or state.step % schedule.steps_an_epoch == 0
+        if state.step % config.log_every == 0 or state.epoch_end_pending:
             self._log_interval()
-        if state.step % config.check_every == 0 and not state.epoch_is_open:
+        if state.step % config.check_every == 0 and not state.epoch_end_pending:
             self._check_replicas()
         return totals
 
@@ -158,7 +158,9 @@ class Loop:
     def _compare_replicas(self) -> dict[str, str]:
         run, step = self.run, self.state.step
         with Span(spans.COMPARE_WEIGHTS):
-            return compare_replicas(run.parameters, run.step.optimizer, run.communicator, step)
+            return compare_replicas(
+                run.parameters, run.training_step.updater, run.communicator, step
+            )
 
     # -- epochs
 
@@ -172,7 +174,9 @@ class Loop:
         if step_of_epoch == run.schedule.steps_an_epoch:
             with self._timed(), Span(spans.CLOSE_EPOCH):
                 shards, examples = run.config.num_shards, run.dataset.examples["train"]
-                order = close_epoch(run.step.ledger, run.communicator, shards, epoch, examples)
+                order = close_epoch(
+                    run.training_step.ledger, run.communicator, shards, epoch, examples
+                )
                 proof["order_sha256"] = order
         text = f"epoch {epoch}: train loss {meter.loss:.4f}"
         last, every = state.step == run.schedule.total_steps, run.config.eval_every_epochs
@@ -195,7 +199,7 @@ class Loop:
         self._add_receipt("epoch", **values, **proof)
         self._progress.say(f"{text}, {meter.images_per_second:,.0f} images/s")
         self._warn_if_nothing_is_learned(epoch, last)
-        state.epoch_is_open = False
+        state.epoch_end_pending = False
         with self._timed():
             self._save_state()
 
@@ -206,7 +210,8 @@ class Loop:
         sign = sign_of_no_learning(run.config.loss, state.epoch.loss, predicted, classes, epoch)
         if sign and (last or not self._has_warned):
             self._has_warned = True
-            gradients = run.parameters.named(run.step.reducer.gradient) if self._totals else {}
+            gradient = run.training_step.reducer.gradient
+            gradients = run.parameters.named(gradient) if self._totals else {}
             remedy = advice_on(zero_gradients(gradients))
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {remedy}")
 
@@ -240,14 +245,14 @@ class Loop:
     def _save(self) -> None:
         self._count_time()
         state = self.state
-        if state.step % self.run.config.check_every or state.epoch_is_open:
+        if state.step % self.run.config.check_every or state.epoch_end_pending:
             self._compare_replicas()  # otherwise it has just been done
         self._save_state()
 
     def _save_state(self) -> None:
         run, state = self.run, self.state
         with Span(spans.CHECKPOINT, step=state.step):
-            entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
+            entries = all_entries(run.training_step.ledger, run.communicator, run.config.num_shards)
             self._records.save(run, state, entries)
 
     def _wait(self) -> int:
@@ -259,7 +264,7 @@ class Loop:
 
     def _stop(self) -> NoReturn:
         run, communicator = self.run, self.run.communicator
-        who = ending.stopped_by(communicator.allgather(run.step.stop_request()))
+        who = ending.stopped_by(communicator.allgather(run.training_step.stop_request()))
         saved, command = self._save_now(communicator.world_size)
         steps = f"step {self.state.step} of {run.schedule.total_steps}"
         go_on = f"\ncontinue with: {command}" if command else ""
@@ -269,7 +274,7 @@ class Loop:
     def _save_before_failure(self, where: str) -> str:
         """Save the state before a step that failed; return a message with the replay's command."""
         run, step = self.run, self.state.step
-        run.step.ledger.replay(*run.schedule.position(step), run.config.microbatch_size)
+        run.training_step.ledger.replay(*run.schedule.position(step), run.config.microbatch_size)
         saved, command = self._save_now(world_size=1)
         again = f"; replay it in one process with: {command} --debug {where}" if command else ""
         return f"{saved} (step {step}){again}"

@@ -82,7 +82,7 @@ def replay(
         found = {**line, "parameters": parameter_hashes(run.parameters)}
         if text := difference(line, found, THE_RECEIPT):
             raise Different(f"step {state.step}, in its checkpoint: {text}")
-    comparison = Comparison(receipt, state.step - state.epoch_is_open, last, metrics)
+    comparison = Comparison(receipt, state.step - state.epoch_end_pending, last, metrics)
     loop = Loop(run, state, comparison)
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
     try:

@@ -166,7 +166,7 @@ class Session:
         def stop_request() -> str | None:
             return (signals.requested if signals else None) or callbacks.problem
 
-        run.step.stop_request = run.evaluation.stop_request = stop_request
+        run.training_step.stop_request = run.evaluation.stop_request = stop_request
         return callbacks
 
 

@@ -31,7 +31,7 @@ from distcnn.training.evaluation import Evaluation
 from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
-from distcnn.training.step import Lane, Step
+from distcnn.training.step import Lane, TrainingStep
 from distcnn.user_code import Sources, own_sources
 
 FORWARDS_A_STEP = 3
@@ -66,7 +66,7 @@ class Run:
     dataset: DatasetInfo
     model: Sequential
     parameters: Parameters
-    step: Step
+    training_step: TrainingStep
     evaluation: Evaluation
     record: DatasetRecord
     """What is recorded of the image set."""
@@ -117,7 +117,7 @@ def prepare_run(
     mean, std = np.array(content.mean), np.array(content.std)
     built_in = any(made.loss is loss for loss in LOSSES.values())
     loss = made.loss if built_in else OwnLoss(made.loss)
-    optimizer = made.optimizer.start(plan.parameters.values)
+    updater = made.optimizer.start(plan.parameters.values)
 
     def make_lane() -> Lane:
         another = plan.model.plan(shape, size, plan.parameters)
@@ -125,7 +125,7 @@ def prepare_run(
 
     lane = Lane(plan, Microbatch(shape, size, mean, std))
     with Span(spans.BUILD_NETWORK):
-        step = make_step(config, communicator, lane, make_lane, loss, optimizer, data.shards)
+        training_step = make_step(config, communicator, lane, make_lane, loss, updater, data.shards)
     blocks = FORWARDS_A_STEP * -(-config.num_shards // communicator.world_size)
     tests = info.examples["test"]
     evaluation = Evaluation(lane, loss, data.test, tests, communicator, blocks)
@@ -143,7 +143,7 @@ def prepare_run(
         dataset=info,
         model=plan.model,
         parameters=plan.parameters,
-        step=step,
+        training_step=training_step,
         evaluation=evaluation,
         record=record,
         software=software,

@@ -40,7 +40,7 @@ Streams = Callable[[int, int], RandomSource]
 """``(step, shard) -> random``: what layers draw from, by their names."""
 
 
-class Step:
+class TrainingStep:
     """Takes steps: for each shard of this rank, fill a microbatch, go forward, go backward, and
     add the gradient; then sum over all ranks, and update the parameters.
 
@@ -54,14 +54,14 @@ class Step:
         self,
         lanes: Sequence[Lane],
         loss: Loss,
-        optimizer: Updater,
+        updater: Updater,
         shards: Sequence[Part],
         reducer: Reducer,
         failures: ShardFailures,
         streams: Streams,
     ) -> None:
         self.lanes, self.lane = lanes, lanes[0]
-        self.loss, self.optimizer, self.shards = loss, optimizer, shards
+        self.loss, self.updater, self.shards = loss, updater, shards
         self.reducer, self.failures, self.streams = reducer, failures, streams
         self.ledger = Ledger(shards)
         self.stop_request: Callable[[], str | None] = lambda: None
@@ -82,7 +82,7 @@ class Step:
             # The next step's sums reject values that overflow here.
             with Span(spans.UPDATE), np.errstate(over="ignore", invalid="ignore"):
                 values, count = self.lane.plan.parameters.values, totals.examples
-                self.optimizer.step(values, self.reducer.gradient, learning_rate, count=count)
+                self.updater.step(values, self.reducer.gradient, learning_rate, count=count)
         return totals
 
     def _sum_gradients(self, at: Position) -> Totals:

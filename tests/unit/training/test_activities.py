@@ -76,7 +76,7 @@ def test_waiting_for_a_window_is_distinguished_from_computing(
 
     run = run_in_windows
     monkeypatch.setattr(ExampleFile, "read", slow)
-    work = run.evaluation if testing else lambda: run.step(0, 0, 0, 0.01)
+    work = run.evaluation if testing else lambda: run.training_step(0, 0, 0, 0.01)
 
     def watched() -> None:
         with heartbeat.listening():

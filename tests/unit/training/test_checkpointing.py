@@ -22,7 +22,7 @@ from tests.support.training_fixtures import loop_of, prepare
 
 
 def snapshot_of(loop: Loop) -> Checkpoint:
-    entries = all_entries(loop.run.step.ledger, Communicator(), loop.run.config.num_shards)
+    entries = all_entries(loop.run.training_step.ledger, Communicator(), loop.run.config.num_shards)
     return take_snapshot(loop.run, loop.state, entries, "metrics so far\n", "receipt so far\n")
 
 
@@ -35,13 +35,13 @@ def at_step(run: Run, step: int, end_epoch: bool = True) -> Loop:
 def everything(loop: Loop) -> dict[str, Any]:
     """All that must be equal; seconds need not be."""
     state = without_seconds(loop.state.to_json())
-    optimizer = loop.run.step.optimizer
+    optimizer = loop.run.training_step.updater
     return {
         "weights": loop.run.parameters.values.tobytes(),
         "optimizer": {name: vector.tobytes() for name, vector in optimizer.state.items()},
-        "optimizer's steps": optimizer.steps,
+        "optimizer's steps": optimizer.steps_taken,
         "state": state,
-        "ledger": loop.run.step.ledger.entries(),
+        "ledger": loop.run.training_step.ledger.entries(),
     }
 
 
@@ -73,7 +73,7 @@ def test_a_restored_run_continues_to_the_same_bits(
     second = loop_of(run, restore_snapshot(run, store.load(step)))
     assert everything(second) == everything(first)
     assert second.state.whole == first.state.whole
-    assert second.state.epoch_is_open == (not end_epoch)
+    assert second.state.epoch_end_pending == (not end_epoch)
     for loop in (first, second):
         loop.go_to(8)
     assert everything(second) == everything(first)
@@ -88,7 +88,7 @@ def test_a_snapshot_holds_copies(image_set: MakeImageSet) -> None:
     loop.go_to(4)
     assert {name: array.tobytes() for name, array in snapshot.arrays.items()} == before
     assert snapshot.texts["state"] == state
-    vectors = [loop.run.parameters.values, *loop.run.step.optimizer.state.values()]
+    vectors = [loop.run.parameters.values, *loop.run.training_step.updater.state.values()]
     assert not any(
         np.shares_memory(array, vector) for array in snapshot.arrays.values() for vector in vectors
     )

@@ -101,6 +101,12 @@ class Updater:
         self._negligible = NEGLIGIBLE * float(np.finfo(values.dtype).smallest_normal)
         self._mean, self._scratch = (np.zeros_like(values[:CHUNK]) for _ in range(2))
 
+    def restore(self, state: Mapping[str, Vector], steps_taken: int) -> None:
+        """Continue from a copy of the ``state``, each vector (n,), after ``steps_taken`` steps."""
+        for name, vector in self.state.items():
+            vector[...] = state[name]
+        self.steps_taken = steps_taken
+
     def step(
         self, values: Vector, grads: Vector, learning_rate: float, *, count: float = 1
     ) -> None:

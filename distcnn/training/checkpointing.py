@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 import distcnn
 from distcnn.checkpoints import Checkpoint
-from distcnn.checkpoints.weights import Arrays
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Parameters
@@ -134,10 +133,13 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
     """Put the checkpoint into the run, on every rank, and prove that it belongs there."""
     read = read_snapshot(checkpoint)
     check_dataset(read.dataset, run)
-    for folder, vector in _vectors(run).items():
-        _fill(run.parameters.named(vector), checkpoint.folder(folder), folder)
     updater, ledger = run.training_step.updater, run.training_step.ledger
-    updater.steps_taken = int(checkpoint.attributes["optimizer_steps"])
+    vectors = {folder: _stored_vector(run, checkpoint, folder) for folder in _vectors(run)}
+    run.parameters.values[...] = vectors["weights"]
+    updater.restore(
+        {name: vectors[f"optimizer/{name}"] for name in updater.state},
+        int(checkpoint.attributes["optimizer_steps"]),
+    )
     ledger.replay(*run.schedule.position(read.state.step), run.config.microbatch_size)
     used = checkpoint.arrays[EXAMPLES_USED].tolist()
     for entry in all_entries(ledger, run.communicator, run.config.num_shards):
@@ -164,7 +166,10 @@ def check_dataset(recorded: DatasetRecord, run: Run) -> None:
         )
 
 
-def _fill(views: Arrays, stored: Arrays, folder: str) -> None:
+def _stored_vector(run: Run, checkpoint: Checkpoint, folder: str) -> NDArray[np.float32]:
+    """The flat vector whose named parts are in ``folder``, if they are those of the network."""
+    vector = np.empty_like(run.parameters.values)
+    views, stored = run.parameters.named(vector), checkpoint.folder(folder)
     ours, theirs = (
         {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
         for arrays in (views, stored)
@@ -176,3 +181,4 @@ def _fill(views: Arrays, stored: Arrays, folder: str) -> None:
         )
     for name, view in views.items():
         view[...] = stored[name]
+    return vector

@@ -81,7 +81,7 @@ def check_network(run: Run, say: Say) -> None:
         random = training_step.streams(at.step, shard.index)
         check_pass(lane.plan, training_step.loss, lane.microbatch, random)
 
-    training_step.before_shard = check_shard
+    training_step.add_hook(check_shard)
 
 
 def break_at(request: Request, communicator: Communicator, say: Say) -> None:
@@ -106,19 +106,16 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     if loop.is_over:
         say(f"replayed to the run's end, step {state.step}: no step is left to stop in")
         return
-    check = run.training_step.before_shard
 
-    def before_shard(position: Position, part: Part, lane: Lane) -> None:
+    def look_at_shard(position: Position, part: Part, lane: Lane) -> None:
         if (position.step, part.index) == (at, shard):
             say(
                 "debugger: shard, microbatch, plan, parameters, step, epoch and step_of_epoch are"
                 " here; n: next line, c: finish the step, q: leave"
             )
             look_around(*position, part, lane.microbatch, lane.plan, lane.plan.parameters.named())
-        if check is not None:
-            check(position, part, lane)
 
-    run.training_step.before_shard = before_shard
+    run.training_step.add_hook(look_at_shard)
     try:
         loop.go_to(at + 1, end_epoch=False)
     except bdb.BdbQuit:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from distcnn import spans
+from distcnn.config import Config
 from distcnn.distributed import Totals, on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import Span
@@ -86,6 +87,10 @@ class Loop:
     def add_end(self) -> None:
         """The receipt's last line."""
         self._add_receipt("end", params_sha256=params_sha256(self.run.parameters))
+
+    def change_config(self, config: Config) -> None:
+        """Continue with ``config``, as after a resume: only fields of ``FREE`` may differ."""
+        self.run.config = config
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
         """Take steps until ``last_step`` steps were taken in all, or the run ends.

@@ -17,7 +17,7 @@ from distcnn.optim import Updater
 from distcnn.random_streams import layer_streams
 from distcnn.spans import Span
 from distcnn.training.failures import ShardFailures
-from distcnn.training.step import Counts, Lane, Position, TrainingStep
+from distcnn.training.step import Counts, Lane, Position, StopRequest, TrainingStep
 
 MOST_LANES = 8
 """Shards of a rank whose backward can be paused: each needs the buffers of a whole plan."""
@@ -85,6 +85,7 @@ def make_step(
     loss: Loss,
     updater: Updater,
     shards: Sequence[Part],
+    stop_request: StopRequest = lambda: None,
 ) -> TrainingStep:
     """The step that ``config`` asks for, with or without overlap. Collective.
 
@@ -110,4 +111,4 @@ def make_step(
         lanes = [lane, *distributed.together(communicator, lambda: [make_lane() for _ in more])]
         kind = OverlappedTrainingStep
     failures = ShardFailures(loss, reducer, streams, communicator)
-    return kind(lanes, loss, updater, shards, reducer, failures, streams)
+    return kind(lanes, loss, updater, shards, reducer, failures, streams, stop_request)

@@ -138,7 +138,7 @@ def follow(
             closed.add(line["step"])
         if line["kind"] == "resume" and begun < line["step"] <= to_step:
             loop.go_to(line["step"], end_epoch=line["step"] in closed)
-            loop.run.config = for_replay(Config.from_record(line["configuration"]), data)
+            loop.change_config(for_replay(Config.from_record(line["configuration"]), data))
     loop.go_to(to_step, end_epoch)
 
 

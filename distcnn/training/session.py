@@ -31,7 +31,8 @@ from distcnn.user_code import require_outside
 
 Announce = Callable[[Run, Path | None, State, ResumePoint | None], None]
 Trace = Callable[[Run, State, Callable[[], str | Path]], AbstractContextManager[object]]
-"""``(run, state, where the run directory is now) -> `` what is entered around the steps."""
+"""Called with the run, its state and a function that returns where the run directory is now, which
+may be renamed; returns a context that is entered around the steps."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Session:
     communicator: Communicator
     progress: Progress
     components: Components | None = None
+    """The objects in place of those that the configuration names."""
     images: Dataset | None = None
-    """The objects, and the image set, in place of those that the configuration names."""
+    """The image set in place of the one that the configuration names."""
     callbacks: Sequence[Callback] = ()
     writes: bool = True
     """Whether there is a run directory."""
@@ -69,7 +71,7 @@ class Session:
     def train(self) -> Outcome:
         """Find where to begin, and train to the end. Collective.
 
-        All ranks raise ``InputError``, or ``TrainingError`` or ``Stopped`` when the state is saved.
+        All ranks raise ``InputError``; ``TrainingError`` or ``Stopped`` after saving the state.
         """
         with ExitStack() as held:  # the lock of the run directory
             return self._train(held)
@@ -94,7 +96,14 @@ class Session:
             output = request.given.get("output", "")
             own = config.own_code.values()
             together(communicator, lambda: require_outside(own, request.resume, output))
-        run = prepare_run(config, communicator, progress.say, self.components, self.images)
+        callbacks, signals = Callbacks(self.callbacks, communicator), self.signals
+
+        def stop_request() -> str | None:
+            return (signals.requested if signals else None) or callbacks.problem
+
+        run = prepare_run(
+            config, communicator, progress.say, self.components, self.images, stop_request
+        )
         if point and (result := point.result):
             together(communicator, lambda: check_dataset(result.dataset, run))
             return _finished(point, result)
@@ -109,7 +118,7 @@ class Session:
             on_root(
                 communicator, lambda: resume.check_model(point, sources, accepted, progress.say)
             )
-        return self._take_steps(run, point, held)
+        return self._take_steps(run, point, callbacks, held)
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:
         """On root: the run to continue, locked if it is written there."""
@@ -123,7 +132,9 @@ class Session:
             CheckpointStore(directory / CHECKPOINTS).remove_temporary_files()
         return resume.find_resume_point(request, self.progress.say)
 
-    def _take_steps(self, run: Run, point: ResumePoint | None, held: ExitStack) -> Outcome:
+    def _take_steps(
+        self, run: Run, point: ResumePoint | None, callbacks: Callbacks, held: ExitStack
+    ) -> Outcome:
         communicator, progress = run.communicator, self.progress
         checkpoint = point.checkpoint if point else None
         state = State(world_size=communicator.world_size)
@@ -144,7 +155,6 @@ class Session:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
         progress.start(run.schedule.total_steps, state.step)
-        callbacks = self._callbacks(run)
         callbacks.call("on_start", run.schedule.total_steps, state.step)
         callbacks.raise_together("before its first step")
         traced: AbstractContextManager[object] = nullcontext()
@@ -158,16 +168,6 @@ class Session:
         callbacks.call("on_end", result)
         callbacks.raise_together("after its last step")
         return Outcome(result, run, point, state, str(records.location or ""))
-
-    def _callbacks(self, run: Run) -> Callbacks:
-        """The callbacks; from now on, one that fails stops the run, and so does a signal."""
-        callbacks, signals = Callbacks(self.callbacks, run.communicator), self.signals
-
-        def stop_request() -> str | None:
-            return (signals.requested if signals else None) or callbacks.problem
-
-        run.training_step.stop_request = run.evaluation.stop_request = stop_request
-        return callbacks
 
 
 def _finished(point: ResumePoint, result: RunResult) -> Outcome:

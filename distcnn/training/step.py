@@ -38,6 +38,10 @@ Counts = tuple[float, int, int]
 """The sum of a shard's losses, its correct answers, its examples."""
 Streams = Callable[[int, int], RandomSource]
 """``(step, shard) -> random``: what layers draw from, by their names."""
+StopRequest = Callable[[], str | None]
+"""Why this rank should stop, as text (a signal, or a callback that failed); else None."""
+Hook = Callable[[Position, Part, Lane], None]
+"""Called for each shard of a step when its microbatch is filled: a place for a debugger."""
 
 
 class TrainingStep:
@@ -59,15 +63,19 @@ class TrainingStep:
         reducer: Reducer,
         failures: ShardFailures,
         streams: Streams,
+        stop_request: StopRequest,
     ) -> None:
         self.lanes, self.lane = lanes, lanes[0]
         self.loss, self.updater, self.shards = loss, updater, shards
         self.reducer, self.failures, self.streams = reducer, failures, streams
         self.ledger = Ledger(shards)
-        self.stop_request: Callable[[], str | None] = lambda: None
-        """The signal that asked this rank to stop, if any: the totals then tell all ranks."""
-        self.before_shard: Callable[[Position, Part, Lane], None] | None = None
-        """Called when a microbatch is filled: a place for a debugger."""
+        self.stop_request = stop_request
+        """Asked once in a step; the totals tell all ranks."""
+        self._hooks: list[Hook] = []
+
+    def add_hook(self, hook: Hook) -> None:
+        """Call ``hook`` for every shard from now on, before the hooks added earlier."""
+        self._hooks.insert(0, hook)
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """Take a step, all ranks together; its totals.
@@ -105,8 +113,8 @@ class TrainingStep:
             examples = shard.fill(microbatch, at.epoch, at.step_of_epoch)
         with Span(spans.LEDGER):
             self.ledger.mark(shard.index, microbatch.chosen)
-        if self.before_shard is not None:
-            self.before_shard(at, shard, lane)
+        for hook in self._hooks:
+            hook(at, shard, lane)
         random = self.streams(at.step, shard.index)
         with computing():
             logits = plan.forward(microbatch.images, training=True, random=random)

@@ -34,8 +34,8 @@ class Story:
         """Train to the end and return the result; ``meanwhile`` is called before each step."""
         progress = NoProgress()
         progress.say = self.said.append  # type: ignore[method-assign]
-        self.run.training_step.before_shard = lambda at, shard, lane: (
-            meanwhile(at.step) if shard.index == 0 else None
+        self.run.training_step.add_hook(
+            lambda at, shard, lane: meanwhile(at.step) if shard.index == 0 else None
         )
         with threadpool_limits(THREADS_PER_RANK), ExitStack() as held:
             open_directory(self.run.config, None, held)

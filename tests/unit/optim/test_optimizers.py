@@ -219,9 +219,7 @@ def test_state_and_steps_are_all_it_remembers(variant: str) -> None:
 
     restored_values = values.copy()
     restored = VARIANTS[variant](np.zeros(50, np.float32))
-    restored.steps_taken = optimizer.steps_taken
-    for name, vector in optimizer.state.items():
-        restored.state[name][:] = vector
+    restored.restore(optimizer.state, optimizer.steps_taken)
     for _ in range(3):
         grads = rng.standard_normal(50).astype(np.float32)
         optimizer.step(values, grads.copy(), 0.1)

@@ -73,5 +73,5 @@ def make_result(run: Run, state: State) -> RunResult:
         reduction=config.reduction,
         images_per_second=round(state.whole.images_per_second, 1),
         train_seconds=round(state.whole.seconds, 3),
-        dataset=run.record,
+        dataset=run.dataset_record,
     )

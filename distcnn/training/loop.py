@@ -15,7 +15,7 @@ from distcnn.spans import Span
 from distcnn.training import ending
 from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradients
 from distcnn.training.callbacks import Callbacks
-from distcnn.training.checkpointing import Records
+from distcnn.training.checkpointing import RunRecorder
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.evaluation import EvaluationStopped
 from distcnn.training.failures import EvaluationFailure, ShardFailure
@@ -36,12 +36,12 @@ class Loop:
         self,
         run: Run,
         state: State,
-        records: Records | None = None,
+        recorder: RunRecorder | None = None,
         progress: Progress | None = None,
         callbacks: Callbacks | None = None,
     ) -> None:
         self.run, self.state = run, state
-        self._records, self._progress = records or Records(), progress or NoProgress()
+        self._recorder, self._progress = recorder or RunRecorder(), progress or NoProgress()
         self._callbacks = callbacks or Callbacks((), run.communicator)
         self._totals: Totals | None = None
         self.last_loss = 0.0
@@ -76,8 +76,8 @@ class Loop:
         self.add_end()
         result = ending.make_result(run, state)
         with Span(spans.WRITE_RESULTS):
-            on_root(run.communicator, lambda: self._records.finish(run.parameters, result))
-        if self._records.location and newest < state.step:
+            on_root(run.communicator, lambda: self._recorder.finish(run.parameters, result))
+        if self._recorder.location and newest < state.step:
             self._progress.say(
                 f"warning: {ending.checkpoint_found(newest, state.step)}, although the run ended at"
                 f" step {state.step}: it cannot be continued from its end"
@@ -226,12 +226,12 @@ class Loop:
         values = {"step": self.state.step, **values}
         values["images_per_second"] = round(meter.images_per_second, 1)
         with Span(spans.WRITE_METRICS):
-            self._records.add_metrics(kind, **values)
+            self._recorder.add_metrics(kind, **values)
         self._callbacks.call("on_epoch" if kind == "epoch" else "on_log", values)
 
     def _add_receipt(self, kind: str, **values: Any) -> None:
         with Span(spans.WRITE_RECEIPT):
-            self._records.add_receipt(kind, self.state.step, **values)
+            self._recorder.add_receipt(kind, self.state.step, **values)
 
     # -- time and checkpoints
 
@@ -258,12 +258,12 @@ class Loop:
         run, state = self.run, self.state
         with Span(spans.CHECKPOINT, step=state.step):
             entries = all_entries(run.training_step.ledger, run.communicator, run.config.num_shards)
-            self._records.save(run, state, entries)
+            self._recorder.save(run, state, entries)
 
     def _wait(self) -> int:
         """Wait for the last checkpoint; the step of the latest on the disk, -1 for none."""
         with Span(spans.WAIT_FOR_CHECKPOINT):
-            return self.run.communicator.broadcast(self._records.wait())
+            return self.run.communicator.broadcast(self._recorder.wait())
 
     # -- early ends
 
@@ -288,7 +288,7 @@ class Loop:
         """Save and wait; what is on the disk as text, and the command that continues from it."""
         self._save()
         newest = self._wait()
-        directory = self.run.communicator.broadcast(self._records.location)
+        directory = self.run.communicator.broadcast(self._recorder.location)
         if not directory:
             return "nothing is saved, because the run has no directory", ""
         command = ending.resume_command(self.run, str(directory), world_size)

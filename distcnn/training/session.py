@@ -18,11 +18,11 @@ from distcnn.system.files import remove_temporary_files
 from distcnn.training import resume
 from distcnn.training.advice import warnings_of
 from distcnn.training.callbacks import Callback, Callbacks
-from distcnn.training.checkpointing import Records, check_dataset, restore_snapshot
+from distcnn.training.checkpointing import RunRecorder, check_dataset, restore_checkpoint
 from distcnn.training.loop import Loop
 from distcnn.training.progress import Progress
 from distcnn.training.results import RunResult
-from distcnn.training.resume import ResumePoint, begin_records, open_directory
+from distcnn.training.resume import ResumePoint, begin_recording, open_directory
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run
@@ -140,8 +140,8 @@ class Session:
         state = State(world_size=communicator.world_size)
         if checkpoint:
             with Span(RESTORE):
-                state = together(communicator, lambda: restore_snapshot(run, checkpoint))
-        path, records = None, Records()
+                state = together(communicator, lambda: restore_checkpoint(run, checkpoint))
+        path, recorder = None, RunRecorder()
         if self.writes:
             making = self.signals.making_run() if self.signals else nullcontext()
             with making, Span(CREATE_RUN):
@@ -150,7 +150,7 @@ class Session:
                     lambda: open_directory(run.config, point, held, self.request.allow_other_owner),
                 )
             if communicator.rank == 0:
-                records = begin_records(run, path, point, progress.say, held)
+                recorder = begin_recording(run, path, point, progress.say, held)
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
@@ -159,15 +159,15 @@ class Session:
         callbacks.raise_together("before its first step")
         traced: AbstractContextManager[object] = nullcontext()
         if run.config.trace and path:
-            traced = self.trace(run, state, lambda: records.location or path)
+            traced = self.trace(run, state, lambda: recorder.location or path)
         try:
             with traced:
-                result = Loop(run, state, records, progress, callbacks).train()
+                result = Loop(run, state, recorder, progress, callbacks).train()
         finally:
             progress.close()
         callbacks.call("on_end", result)
         callbacks.raise_together("after its last step")
-        return Outcome(result, run, point, state, str(records.location or ""))
+        return Outcome(result, run, point, state, str(recorder.location or ""))
 
 
 def _finished(point: ResumePoint, result: RunResult) -> Outcome:

@@ -68,7 +68,7 @@ class Run:
     parameters: Parameters
     training_step: TrainingStep
     evaluation: Evaluation
-    record: DatasetRecord
+    dataset_record: DatasetRecord
     """What is recorded of the image set."""
     software: dict[str, str]
     """Root's fingerprint."""
@@ -134,7 +134,7 @@ def prepare_run(
     tests = info.examples["test"]
     evaluation = Evaluation(lane, loss, data.test, tests, communicator, blocks, stop_request)
     with Span(spans.COMPARE_RANKS):
-        record = record_of(info, content, communicator)
+        dataset_record = record_of(info, content, communicator)
         for remark in content.remarks:
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
@@ -149,7 +149,7 @@ def prepare_run(
         parameters=plan.parameters,
         training_step=training_step,
         evaluation=evaluation,
-        record=record,
+        dataset_record=dataset_record,
         software=software,
         model_sources=sources,
     )

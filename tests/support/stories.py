@@ -17,7 +17,7 @@ from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import RunResult
-from distcnn.training.resume import begin_records, open_directory
+from distcnn.training.resume import begin_recording, open_directory
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import prepare
@@ -39,7 +39,7 @@ class Story:
         )
         with threadpool_limits(THREADS_PER_RANK), ExitStack() as held:
             open_directory(self.run.config, None, held)
-            directory = begin_records(self.run, self.path, None, progress.say, held)
+            directory = begin_recording(self.run, self.path, None, progress.say, held)
             result = Loop(self.run, State(), directory, progress).train()
             self.path = directory.location
         return result

@@ -26,7 +26,7 @@ WORK = [
     (setup, "build_model", "building the network"),
     (setup, "survey", "reading and hashing the image set"),
     (consistency, "fingerprint", "comparing settings and software of the ranks"),
-    (session, "restore_snapshot", "restoring the checkpoint"),
+    (session, "restore_checkpoint", "restoring the checkpoint"),
     (session, "open_directory", "creating the run directory"),
     (loop, "close_epoch", "checking that the epoch used every example once"),
     (loop, "compare_replicas", "hashing and comparing the weights"),

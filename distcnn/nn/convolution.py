@@ -2,8 +2,8 @@
 
 from distcnn.errors import explained
 from distcnn.nn.layer import (
-    BuiltInLayer,
     Initialiser,
+    Layer,
     Pair,
     Parameter,
     Shape,
@@ -15,7 +15,7 @@ from distcnn.nn.layer import (
 from distcnn.nn.parameters import as_initialiser, he_normal, zeros
 
 
-class Conv2d(BuiltInLayer):
+class Conv2d(Layer):
     """``out_channels`` filters over images: (C, H, W, N) to (out_channels, oh, ow, N). Strictly a
     cross-correlation, as everywhere in deep learning.
 

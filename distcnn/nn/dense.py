@@ -3,18 +3,18 @@
 import math
 
 from distcnn.errors import explained
-from distcnn.nn.layer import BuiltInLayer, Initialiser, Parameter, Shape, as_count
+from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape, as_count
 from distcnn.nn.parameters import as_initialiser, he_normal, zeros
 
 
-class Flatten(BuiltInLayer):
+class Flatten(Layer):
     """(C, H, W, N) to (C*H*W, N), in that order, which is PyTorch's."""
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (math.prod(input_shape),)
 
 
-class Dense(BuiltInLayer):
+class Dense(Layer):
     """``y = W x + b``: (in_features, N) to (out_features, N).
 
     The number of inputs is the input's, so it is not given (PyTorch's ``Linear(784, 10)`` is

@@ -83,10 +83,10 @@ class Layer:
     """One differentiable function: the base class of all layers.
 
     One of your own defines ``output_shape``, ``forward`` and ``backward``, and ``parameters`` if it
-    learns any (docs/own_code.md). Conv2d, Dense, Flatten and the poolings run only in a plan, whose
-    kernels compute them. Its attributes are set once, in ``__init__``; what forward keeps
-    for backward belongs in ``call.saved``. So one layer serves any number of plans and threads.
-    Layers of the same class with equal attributes are equal.
+    learns any (docs/own_code.md). Only activations have these to inherit: Conv2d, Dense, Flatten
+    and the poolings run only in a plan, whose kernels compute them. Attributes are set once, in
+    ``__init__``; what forward keeps for backward belongs in ``call.saved``. So one layer serves any
+    number of plans and threads. Layers of the same class with equal attributes are equal.
     """
 
     @explained("it takes no arguments")
@@ -99,7 +99,7 @@ class Layer:
         Raises:
             ValueError: the layer cannot take such inputs.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define output_shape(input_shape)")
+        raise self._undefined("output_shape(input_shape)")
 
     def parameters(self, input_shape: Shape) -> tuple[Parameter, ...]:
         """Describe what the layer learns for inputs of ``input_shape``; by default nothing. The
@@ -111,13 +111,19 @@ class Layer:
         """The output ``(*output_shape, N)`` for the input ``x`` ``(*input_shape, N)``, which must
         not be changed.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define forward(x, call)")
+        raise self._undefined("forward(x, call)")
 
     def backward(self, grad_output: Array, call: Call) -> Array:
         """Write the parameters' gradients into ``call.grads``; return the input's gradient
         ``(*input_shape, N)``. ``grad_output`` must not be changed.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define backward(grad_output, call)")
+        raise self._undefined("backward(grad_output, call)")
+
+    def _undefined(self, method: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} must define all of {method}: there is none to inherit"
+            " (built-in layers have none, as only a plan runs them: model.plan)"
+        )
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__:
@@ -148,24 +154,6 @@ class Layer:
             by_name = parameter.kind is parameter.KEYWORD_ONLY or default is not parameter.empty
             written.append(f"{name}={shown(value)}" if by_name else shown(value))
         return f"{type(self).__name__}({', '.join(written)})"
-
-
-class BuiltInLayer(Layer):
-    """A layer that only a plan can run, with a kernel: there is no ``forward`` or ``backward`` for
-    a subclass to call.
-    """
-
-    def forward(self, x: Array, call: Call) -> Array:
-        raise self._runs_in_a_plan("forward")
-
-    def backward(self, grad_output: Array, call: Call) -> Array:
-        raise self._runs_in_a_plan("backward")
-
-    def _runs_in_a_plan(self, method: str) -> NotImplementedError:
-        return NotImplementedError(
-            f"{method} of {type(self).__name__}: built-in layers run only in a plan (model.plan)"
-            f" and have no {method} to call; a subclass that defines it must compute all of it"
-        )
 
 
 def same(value: object, other: object) -> bool:

@@ -5,10 +5,10 @@ pooling operations in convolutional architectures", 2010).
 """
 
 from distcnn.errors import explained
-from distcnn.nn.layer import BuiltInLayer, Pair, Shape, as_pair, image_shape, output_size, shown
+from distcnn.nn.layer import Layer, Pair, Shape, as_pair, image_shape, output_size, shown
 
 
-class Pool2d(BuiltInLayer):
+class Pool2d(Layer):
     """What both poolings share: (C, H, W, N) to (C, oh, ow, N).
 
     Rows and columns at the edge that fill no window are left out.

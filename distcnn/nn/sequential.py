@@ -63,9 +63,7 @@ class Sequential:
         return f"Sequential([\n{layers}])"
 
     def __str__(self) -> str:
-        """The summary for MNIST's images, if the layers fit them; else the layers. Like
-        ``summary``, it makes a plan and frees it.
-        """
+        """The ``summary`` for MNIST's images, if the layers fit them; else the layers."""
         try:
             summary = self.summary(MNIST_SHAPE, 16)
         except ValueError:
@@ -119,9 +117,8 @@ class Sequential:
         return Plan(self, tuple(input_shape), microbatch_size, parameters)
 
     def summary(self, input_shape: Shape, microbatch_size: int) -> str:
-        """Each layer with its output's shape and parameters, and the memory, as text.
-
-        It makes a plan to count the bytes of its buffers, and frees it.
+        """Each layer with its output's shape and parameters, and the memory of a plan, as text. The
+        plan is made to be measured, and freed.
 
         Raises:
             ValueError: names the layer that does not fit.

@@ -73,9 +73,7 @@ class Cosine(Schedule):
 
 
 class StepDecay(Schedule):
-    """The peak; a tenth of it from half of the run on, a hundredth from three quarters on (as in He
-    et al. 2016).
-    """
+    """The peak; a tenth from half of the run on, a hundredth from three quarters on (He 2016)."""
 
     def factor(self, progress: float) -> float:
         return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01

@@ -65,13 +65,8 @@ class ConvKernel:
 
         blocking = Blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
         self._pieces = list(blocking.pieces(padded_width, buffers))
-        algorithm: Winograd | TiledIm2col | UntiledIm2col
-        if tiling.is_winograd:
-            algorithm = Winograd(blocking, buffers)
-        elif tiling.tile_width > 1:
-            algorithm = TiledIm2col(blocking, buffers)
-        else:
-            algorithm = UntiledIm2col(blocking, buffers)
+        im2col = UntiledIm2col if tiling.tile_width == 1 else TiledIm2col
+        algorithm = (Winograd if tiling.is_winograd else im2col)(blocking, buffers)
         self._algorithm: Algorithm = algorithm
         weights_shape = tiling.points, filters, conv.kernel_size[0], channels, tiling.shifts
         self._weights = buffers.zeros(weights_shape)

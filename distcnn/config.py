@@ -220,7 +220,7 @@ class Config:
     )
 
     output: str = CHECKPOINTS.field(
-        "", "run directory, new or empty; default runs/<model>-<time>", "FOLDER"
+        "", "run directory, new or without a run; default runs/<model>-<time>", "FOLDER"
     )
     checkpoint_every: int = CHECKPOINTS.field(
         500,

@@ -27,7 +27,7 @@ LAYERS: dict[str, type[Layer]] = {
 INITIALISERS: dict[str, Callable[..., Any]] = {
     made.__name__: made for made in (nn.he_normal, nn.glorot_uniform, nn.zeros)
 }
-PLAIN = (bool, int, float, str, type(None))
+PLAIN_TYPES = (bool, int, float, str, type(None))
 
 
 def describe(model: Sequential, initialisers: bool = True) -> str:
@@ -99,9 +99,9 @@ def _shown(value: object, shorten: bool) -> str | None:
         value = value.item()
     if isinstance(value, nn.uniform):
         return repr(value)
-    if isinstance(value, tuple) and all(type(item) in PLAIN for item in value):
+    if isinstance(value, tuple) and all(type(item) in PLAIN_TYPES for item in value):
         return repr(value[0] if shorten and len(set(value)) == 1 else value)
-    if type(value) in PLAIN:
+    if type(value) in PLAIN_TYPES:
         return repr(value)
     return next((name for name, made in INITIALISERS.items() if made is value), None)
 

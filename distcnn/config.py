@@ -1,7 +1,7 @@
 """The configuration of a run: one frozen dataclass, validated when it is made.
 
-``distcnn.config_parsing`` explains its fields and reads them from flags and TOML files. Every
-checkpoint stores it.
+Beside each field stands what ``distcnn.config_parsing`` makes flags and TOML keys of. Every
+checkpoint stores the configuration.
 """
 
 from __future__ import annotations
@@ -9,99 +9,250 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from distcnn.datasets.dataset import DEFAULT_PATH
+from distcnn.datasets.dataset import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.distributed import SUMS
 from distcnn.errors import InputError
+from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
 from distcnn.registry import OWN
 from distcnn.user_code import is_own, own_code
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "loss": tuple(LOSSES),
-    "optimizer": tuple(OPTIMIZERS),
-    "schedule": tuple(SCHEDULES),
-    "reduction": ("exact", "fast"),
-    "overlap": ("auto", "on", "off"),
-}
-"""The names that a field accepts, besides the user's own where ``OWN`` has the field."""
 RENAMED = {"world_size": "expect_ranks", "eval_every": "eval_every_epochs"}
 """Fields by their names before 0.3, as flags, in TOML files and in stored runs."""
 LARGEST_GRADIENT_LIMIT = 2.0**40
+STEPS_TRACED = 100
+"""Steps of a bare --trace, which take some megabytes."""
 KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
-LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "epochs num_shards microbatch_size keep check_every log_every": (lambda n: n > 0, "at least 1"),
-    "max_steps cycle_epochs warmup_steps expect_ranks checkpoint_every eval_every_epochs trace"
-    " trace_from": (lambda n: n >= 0, "0 or more"),
-    "seed": (lambda n: 0 <= n < 2**64, "0 to 2^64 - 1"),
-    "learning_rate": (lambda x: 0 < x < math.inf, "a number above 0"),
-    "momentum": (lambda x: 0 <= x < 1, "0 or more and below 1"),
-    "weight_decay": (lambda x: 0 <= x < math.inf, "a number, 0 or more"),
-    "stall_timeout": (lambda x: x == 0 or 1 <= x < 1e9, "at least 1 second, or 0 for never"),
-    "target_accuracy": (lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
-    "data_memory": (lambda x: 0 <= x < math.inf, "0 or more"),
-    "threads_per_rank": (
-        lambda text: text == "auto" or (text.isdecimal() and int(text) >= 1),
-        "at least 1, or auto",
-    ),
-    "gradient_limit": (
-        lambda x: 1 <= x <= LARGEST_GRADIENT_LIMIT and math.frexp(x)[0] == 0.5,
-        "a power of two from 1 to 2^40",
-    ),
-}
-"""What the values of fields must be: a test and its text."""
 
 
-def _free(default: Any) -> Any:
-    """A field that a resumed run may change, because the weights do not depend on it."""
-    return dataclasses.field(default=default, metadata={"free": True})
+class Limit(NamedTuple):
+    """What a value must be: a test, and its text for the error."""
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+AT_LEAST_1 = Limit(lambda n: n > 0, "at least 1")
+NOT_NEGATIVE = Limit(lambda x: 0 <= x < math.inf, "0 or more")
+SEEDS = Limit(lambda n: 0 <= n < 2**64, "0 to 2^64 - 1")
+RATE = Limit(lambda x: 0 < x < math.inf, "a number above 0")
+DECAY = Limit(lambda x: 0 <= x < math.inf, "a number, 0 or more")
+BELOW_1 = Limit(lambda x: 0 <= x < 1, "0 or more and below 1")
+FRACTION = Limit(lambda x: 0 <= x <= 1, "a fraction from 0 to 1")
+TIMEOUT = Limit(lambda x: x == 0 or 1 <= x < 1e9, "at least 1 second, or 0 for never")
+THREADS = Limit(
+    lambda text: text == "auto" or (text.isdecimal() and int(text) >= 1), "at least 1, or auto"
+)
+POWER_OF_TWO = Limit(
+    lambda x: 1 <= x <= LARGEST_GRADIENT_LIMIT and math.frexp(x)[0] == 0.5,
+    "a power of two from 1 to 2^40",
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Fields under one heading of ``--help``, and in one optional table of a TOML file."""
+
+    name: str
+    description: str
+    free: bool = False
+    """Whether a resumed run may change the fields, because the weights do not depend on them."""
+
+    def field(
+        self,
+        default: Any,
+        help: str,
+        unit: str = "",
+        limit: Limit | None = None,
+        *,
+        choices: Iterable[str] = (),
+        free: bool = False,
+    ) -> Any:
+        """A field of a dataclass, with the metadata that its flag and its checks are made of.
+
+        ``help`` says what a value means, ``unit`` what it counts or names. The user's own code may
+        take the place of ``choices`` where ``OWN`` has the field. ``free`` is as for the group.
+        """
+        about = {"group": self, "help": help, "unit": unit, "limit": limit}
+        metadata = {**about, "choices": tuple(choices), "free": free or self.free}
+        return dataclasses.field(default=default, metadata=metadata)
+
+
+DATA = Group("data", "what to train on")
+MODEL = Group("model", "what to train")
+OPTIMISATION = Group("optimisation", "how to train it")
+PARALLEL = Group("parallel", "how the ranks share the work")
+CHECKPOINTS = Group("checkpoints", "what the run directory keeps", free=True)
+LOGGING = Group("logging", "what is measured and printed", free=True)
 
 
 @dataclass(frozen=True)
 class Config:
     """The configuration of a run. Raises ``InputError`` when a value is impossible."""
 
-    data: str = _free(DEFAULT_PATH)
-    source: str = _free("")
-    data_memory: float = 0.0
+    data: str = DATA.field(
+        DEFAULT_PATH,
+        "image set in HDF5 (data/README.md); the default, MNIST, is prepared if it is missing",
+        "FILE",
+        free=True,
+    )
+    source: str = DATA.field(
+        "",
+        "folder with the four MNIST files (IDX, gzipped or not) to prepare MNIST from;"
+        f" without it: ${SOURCE_VARIABLE}, then public mirrors",
+        "FOLDER",
+        free=True,
+    )
+    data_memory: float = DATA.field(
+        0.0,
+        "memory per rank for images; a larger set is read and shuffled in windows of this size"
+        " (data/README.md); 0: keep everything in memory",
+        "MIB",
+        NOT_NEGATIVE,
+    )
 
-    model: str = "lenet"
-    loss: str = "cross-entropy"
+    model: str = MODEL.field(
+        "lenet", f"network: {', '.join(MODELS)}, or your own: package.module:function", "NAME"
+    )
+    loss: str = MODEL.field("cross-entropy", "loss function", choices=LOSSES)
 
-    epochs: int = _free(3)
-    microbatch_size: int = 16
-    learning_rate: float = 0.03
-    optimizer: str = "nesterov"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: str = "cosine"
-    warmup_steps: int = 100
-    cycle_epochs: int = 0
-    seed: int = 0
-    max_steps: int = _free(0)
-    target_accuracy: float = _free(0.0)
+    epochs: int = OPTIMISATION.field(
+        3, "passes over the training set", "EPOCHS", AT_LEAST_1, free=True
+    )
+    microbatch_size: int = OPTIMISATION.field(
+        16,
+        "examples per shard and step; the global batch is --num-shards times this",
+        "EXAMPLES",
+        AT_LEAST_1,
+    )
+    learning_rate: float = OPTIMISATION.field(
+        0.03, "peak learning rate, reached after the warm-up", "RATE", RATE
+    )
+    optimizer: str = OPTIMISATION.field(
+        "nesterov",
+        "update rule (nesterov and sgd: SGD with Nesterov's or classical momentum)",
+        choices=OPTIMIZERS,
+    )
+    momentum: float = OPTIMISATION.field(
+        0.9, "momentum of nesterov and sgd, in [0, 1)", "FACTOR", BELOW_1
+    )
+    weight_decay: float = OPTIMISATION.field(
+        0.0, "L2 weight decay (adamw: decoupled)", "FACTOR", DECAY
+    )
+    schedule: str = OPTIMISATION.field(
+        "cosine", "learning-rate schedule after the warm-up", choices=SCHEDULES
+    )
+    warmup_steps: int = OPTIMISATION.field(
+        100, "steps of linear warm-up, at most a quarter of the run", "STEPS", NOT_NEGATIVE
+    )
+    cycle_epochs: int = OPTIMISATION.field(
+        0,
+        "length of one learning-rate cycle, warm-up included (warm restarts); 0: one cycle",
+        "EPOCHS",
+        NOT_NEGATIVE,
+    )
+    seed: int = OPTIMISATION.field(
+        0, "seed of the initial weights and of the order of examples", "INTEGER", SEEDS
+    )
+    max_steps: int = OPTIMISATION.field(
+        0,
+        "stop early after this many steps; the schedule is unchanged; 0: no limit",
+        "STEPS",
+        NOT_NEGATIVE,
+        free=True,
+    )
+    target_accuracy: float = OPTIMISATION.field(
+        0.0,
+        "stop at the first test that reaches this accuracy (0.99 is 99 %); changes some defaults;"
+        " 0: no target",
+        "FRACTION",
+        FRACTION,
+        free=True,
+    )
 
-    num_shards: int = 8
-    threads_per_rank: str = "1"
-    reduction: str = "exact"
-    overlap: str = _free("auto")
-    expect_ranks: int = _free(0)
-    stall_timeout: float = _free(300.0)
-    gradient_limit: float = 65536.0
+    num_shards: int = PARALLEL.field(
+        8,
+        "number of data shards, the upper limit for ranks; results depend on it, not on the number"
+        " of ranks",
+        "SHARDS",
+        AT_LEAST_1,
+    )
+    threads_per_rank: str = PARALLEL.field(
+        "1",
+        "BLAS threads per rank; results depend on it; auto: share the cores among the ranks",
+        "N|auto",
+        THREADS,
+    )
+    reduction: str = PARALLEL.field(
+        "exact",
+        "sum of the gradients: exact (same bits on any number of ranks) or fast (plain float32)",
+        choices=SUMS,
+    )
+    overlap: str = PARALLEL.field(
+        "auto",
+        "sum gradients during the backward pass (same bits); auto: on across hosts with the exact"
+        " sum",
+        choices=("auto", "on", "off"),
+        free=True,
+    )
+    expect_ranks: int = PARALLEL.field(
+        0, "refuse to run on any other number of ranks; 0: any", "RANKS", NOT_NEGATIVE, free=True
+    )
+    stall_timeout: float = PARALLEL.field(
+        300.0,
+        "abort with a report if no progress is made for this long; 0: never",
+        "SECONDS",
+        TIMEOUT,
+        free=True,
+    )
+    gradient_limit: float = PARALLEL.field(
+        65536.0,
+        "largest gradient of one shard that the exact sum accepts, a power of two; larger limits"
+        " round more coarsely",
+        "MAGNITUDE",
+        POWER_OF_TWO,
+    )
 
-    output: str = _free("")
-    checkpoint_every: int = _free(500)
-    keep: int = _free(3)
-    check_every: int = _free(100)
+    output: str = CHECKPOINTS.field(
+        "", "run directory, new or empty; default runs/<model>-<time>", "FOLDER"
+    )
+    checkpoint_every: int = CHECKPOINTS.field(
+        500,
+        "steps between checkpoints, in addition to one per epoch; 0: only per epoch",
+        "STEPS",
+        NOT_NEGATIVE,
+    )
+    keep: int = CHECKPOINTS.field(
+        3,
+        "number of checkpoints to keep, in addition to the one with the best test accuracy",
+        "CHECKPOINTS",
+        AT_LEAST_1,
+    )
+    check_every: int = CHECKPOINTS.field(
+        100,
+        "steps between comparisons of the weights' hash across ranks, recorded in the receipt",
+        "STEPS",
+        AT_LEAST_1,
+    )
 
-    log_every: int = _free(50)
-    eval_every_epochs: int = _free(1)
-    trace: int = _free(0)
-    trace_from: int = _free(0)
+    log_every: int = LOGGING.field(50, "steps between lines of metrics", "STEPS", AT_LEAST_1)
+    eval_every_epochs: int = LOGGING.field(
+        1, "epochs between tests; 0: only at the end", "EPOCHS", NOT_NEGATIVE
+    )
+    trace: int = LOGGING.field(
+        0,
+        "record a timeline of all ranks for Perfetto, with this many steps in detail"
+        f" (docs/trace.md); a bare --trace means {STEPS_TRACED}; 0: none",
+        "STEPS",
+        NOT_NEGATIVE,
+    )
+    trace_from: int = LOGGING.field(0, "first step to trace, from 0", "STEP", NOT_NEGATIVE)
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Config:
@@ -109,35 +260,38 @@ class Config:
         return cls(**{RENAMED.get(name, name): value for name, value in values.items()})
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            self._check_type(field.name, type(field.default))
-        for name, choices in CHOICES.items():
-            value, own = getattr(self, name), OWN.get(name)
-            known = value in choices or (own and value.partition("(")[0] in choices)
-            if not known and not (own and is_own(value)):
-                more = f", or your own as package.module:{own}" if own else ""
-                raise InputError(
-                    f"unknown {as_flag(name)} {value!r}: choose one of {', '.join(choices)}{more}"
-                )
-        for names, (holds, what) in LIMITS.items():
-            for name in names.split():
-                self._require(name, holds(getattr(self, name)), what)
+        fields = dataclasses.fields(self)
+        for field in fields:
+            self._check_type(field.name, type(field.default), field.metadata["choices"])
+        for field in fields:
+            self._check_choice(field.name, field.metadata["choices"])
+            if limit := field.metadata["limit"]:
+                self._require(field.name, limit.holds(getattr(self, field.name)), limit.text)
         self._require(
             "microbatch_size",
-            self.reduction == "exact" or self.global_batch_size < 2**24,
+            self.reduction != "fast" or self.global_batch_size < 2**24,
             "smaller: --reduction fast supports global batches below 2^24 examples",
         )
 
-    def _check_type(self, name: str, wanted: type) -> None:
+    def _check_type(self, name: str, wanted: type, choices: tuple[str, ...]) -> None:
         """Check a value of a file or a caller; make NumPy's numbers Python's."""
         value = getattr(self, name)
         kind = {float: numbers.Real, int: numbers.Integral}.get(wanted, wanted)
         if not isinstance(value, kind) or isinstance(value, bool):
-            what = f"one of {', '.join(CHOICES[name])}" if name in CHOICES else KINDS[wanted]
+            what = f"one of {', '.join(choices)}" if choices else KINDS[wanted]
             raise InputError(f"{as_flag(name)} is {value!r}: it must be {what}")
         self._require(name, "\0" not in str(value), "without a null character")
         with suppress(OverflowError):
             object.__setattr__(self, name, wanted(value))
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value, own = getattr(self, name), OWN.get(name)
+        known = value in choices or (own and value.partition("(")[0] in choices)
+        if choices and not known and not (own and is_own(value)):
+            more = f", or your own as package.module:{own}" if own else ""
+            raise InputError(
+                f"unknown {as_flag(name)} {value!r}: choose one of {', '.join(choices)}{more}"
+            )
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
@@ -159,4 +313,5 @@ def as_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-FREE = {field.name for field in dataclasses.fields(Config) if field.metadata}
+FREE = {field.name for field in dataclasses.fields(Config) if field.metadata["free"]}
+"""Fields that a resumed run may change."""

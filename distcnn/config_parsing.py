@@ -10,86 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.cli.parser import Parser, meant
-from distcnn.config import CHOICES, KINDS, RENAMED, Config, as_flag
-from distcnn.datasets.dataset import SOURCE_VARIABLE
+from distcnn.config import KINDS, RENAMED, STEPS_TRACED, Config, Group, as_flag
 from distcnn.errors import InputError
-from distcnn.models import MODELS
 from distcnn.registry import OWN
 from distcnn.system.files import open_named
 from distcnn.user_code import TRUST_FLAG, own_code, require_trust
 
-STEPS_TRACED = 100
-"""Steps of a bare --trace, which take some megabytes."""
-HELP = f"""
-config FILE.toml: read flags from a TOML file; flags given here win
-
-[data]: what to train on
-data FILE: image set in HDF5 (data/README.md); the default, MNIST, is prepared if it is missing
-source FOLDER: folder with the four MNIST files (IDX, gzipped or not) to prepare MNIST from;
-    without it: ${SOURCE_VARIABLE}, then public mirrors
-data_memory MIB: memory per rank for images; a larger set is read and shuffled in windows of this
-    size (data/README.md); 0: keep everything in memory
-
-[model]: what to train
-model NAME: network: {", ".join(MODELS)}, or your own: package.module:function
-loss: loss function
-
-[optimisation]: how to train it
-epochs EPOCHS: passes over the training set
-microbatch_size EXAMPLES: examples per shard and step; the global batch is --num-shards times this
-learning_rate RATE: peak learning rate, reached after the warm-up
-optimizer: update rule (nesterov and sgd: SGD with Nesterov's or classical momentum)
-momentum FACTOR: momentum of nesterov and sgd, in [0, 1)
-weight_decay FACTOR: L2 weight decay (adamw: decoupled)
-schedule: learning-rate schedule after the warm-up
-warmup_steps STEPS: steps of linear warm-up, at most a quarter of the run
-cycle_epochs EPOCHS: length of one learning-rate cycle, warm-up included (warm restarts);
-    0: one cycle
-seed INTEGER: seed of the initial weights and of the order of examples
-max_steps STEPS: stop early after this many steps; the schedule is unchanged; 0: no limit
-target_accuracy FRACTION: stop at the first test that reaches this accuracy (0.99 is 99 %);
-    changes some defaults; 0: no target
-
-[parallel]: how the ranks share the work
-num_shards SHARDS: number of data shards, the upper limit for ranks; results depend on it, not on
-    the number of ranks
-threads_per_rank N|auto: BLAS threads per rank; results depend on it; auto: share the cores among
-    the ranks
-reduction: sum of the gradients: exact (same bits on any number of ranks) or fast (plain float32)
-overlap: sum gradients during the backward pass (same bits); auto: on across hosts with the exact
-    sum
-expect_ranks RANKS: refuse to run on any other number of ranks; 0: any
-stall_timeout SECONDS: abort with a report if no progress is made for this long; 0: never
-gradient_limit MAGNITUDE: largest gradient of one shard that the exact sum accepts, a power of two;
-    larger limits round more coarsely
-
-[checkpoints]: what the run directory keeps
-output FOLDER: run directory, new or empty; default runs/<model>-<time>
-checkpoint_every STEPS: steps between checkpoints, in addition to one per epoch; 0: only per epoch
-keep CHECKPOINTS: number of checkpoints to keep, in addition to the one with the best test accuracy
-check_every STEPS: steps between comparisons of the weights' hash across ranks, recorded in the
-    receipt
-
-[logging]: what is measured and printed
-log_every STEPS: steps between lines of metrics
-eval_every_epochs EPOCHS: epochs between tests; 0: only at the end
-trace STEPS: record a timeline of all ranks for Perfetto, with this many steps in detail
-    (docs/trace.md); a bare --trace means {STEPS_TRACED}; 0: none
-trace_from STEP: first step to trace, from 0
-
-[resuming]: continue a run, on any number of ranks
-resume RUN_DIR: continue the run in this directory, with its flags and to the same bits
-trust_model: import the package.module:name that the run directory or --config file names
-accept_changed_model: resume although the source of your own code has changed; results will differ
-allow_other_owner: write into a run directory that belongs to another user
-
-[debugging]: need a single process
-debug: check the gradients, then check every layer's values for NaN and infinity
-break_at_step N: open the debugger in step N (from 0) and write nothing; with --resume, start from
-    the nearest checkpoint
-shard K: shard of that step to stop at (default 0)
-"""
-"""Every flag: its field of ``Config`` or ``Request``, its placeholder, its help."""
 TARGET_DEFAULTS: dict[str, Any] = {
     "epochs": 6,
     "cycle_epochs": 1,
@@ -100,18 +26,37 @@ TARGET_DEFAULTS: dict[str, Any] = {
 """Defaults with --target-accuracy: a whole schedule in each epoch (measured in docs/target.md)."""
 
 
+RESUMING = Group("resuming", "continue a run, on any number of ranks")
+DEBUGGING = Group("debugging", "need a single process")
+
+
 @dataclass(frozen=True)
 class Request:
     """What a command line asks for: the settings that were ``given``, and what to do with them."""
 
     given: dict[str, Any]
-    resume: str = ""
-    trust_model: bool = False
-    accept_changed_model: bool = False
-    debug: bool = False
-    break_at_step: int | None = None
-    shard: int | None = None
-    allow_other_owner: bool = False
+    resume: str = RESUMING.field(
+        "", "continue the run in this directory, with its flags and to the same bits", "RUN_DIR"
+    )
+    trust_model: bool = RESUMING.field(
+        False, "import the package.module:name that the run directory or --config file names"
+    )
+    accept_changed_model: bool = RESUMING.field(
+        False, "resume although the source of your own code has changed; results will differ"
+    )
+    allow_other_owner: bool = RESUMING.field(
+        False, "write into a run directory that belongs to another user"
+    )
+    debug: bool = DEBUGGING.field(
+        False, "check the gradients, then check every layer's values for NaN and infinity"
+    )
+    break_at_step: int | None = DEBUGGING.field(
+        None,
+        "open the debugger in step N (from 0) and write nothing; with --resume, start from the"
+        " nearest checkpoint",
+        "N",
+    )
+    shard: int | None = DEBUGGING.field(None, "shard of that step to stop at (default 0)", "K")
 
     @property
     def config(self) -> Config:
@@ -121,7 +66,10 @@ class Request:
 
 
 SETTINGS = {field.name: field.default for field in dataclasses.fields(Config)}
-ACTIONS = {field.name: field.default for field in dataclasses.fields(Request)[1:]}
+ACTION_FIELDS = dataclasses.fields(Request)[1:]
+FLAG_FIELDS = (*dataclasses.fields(Config), *ACTION_FIELDS)
+"""The fields that have a flag, in the order of ``--help``."""
+GROUPS: list[Group] = list(dict.fromkeys(field.metadata["group"] for field in FLAG_FIELDS))
 CONFIG_FLAGS = {
     **{as_flag(name): as_flag(RENAMED.get(name, name)) for name in [*SETTINGS, *RENAMED]},
     **{flag: flag for flag in ("--config", TRUST_FLAG)},
@@ -136,7 +84,8 @@ def parse_request(arguments: Sequence[str]) -> Request:
     """
     flags = vars(make_parser().parse_args(arguments))
     file = flags.pop("config", None)
-    actions = {name: flags.pop(name) for name in ACTIONS if name in flags}
+    names = {field.name for field in ACTION_FIELDS} & flags.keys()
+    actions = {name: flags.pop(name) for name in names}
     request = Request({**(read_toml(file) if file else {}), **flags}, **actions)
     require_trust(own_code(request.given), f"--config: {file}", flags, request.trust_model)
     if request.shard is not None and request.break_at_step is None:
@@ -150,7 +99,7 @@ def parse_request(arguments: Sequence[str]) -> Request:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command's flags, as ``HELP`` has them."""
+    """The command's flags: ``--config``, then the fields of ``Config`` and ``Request``."""
     parser = Parser(
         prog="python -m distcnn.train",
         usage="python -m distcnn.train [flags]",
@@ -160,14 +109,14 @@ def make_parser() -> argparse.ArgumentParser:
         ),
         argument_default=argparse.SUPPRESS,
     )
-    group: Any = parser
-    for entry in HELP.replace("\n    ", " ").split("\n"):
-        flag, _, text = entry.partition(": ")
-        if flag.startswith("["):
-            group = parser.add_argument_group(flag.strip("[]"), text)
-        elif flag:
-            name, _, placeholder = flag.partition(" ")
-            _add_flag(group, name, placeholder, text.replace("%", "%%"))
+    parser.add_argument(
+        "--config", metavar="FILE.toml", help="read flags from a TOML file; flags given here win"
+    )
+    for group in GROUPS:
+        section = parser.add_argument_group(group.name, group.description)
+        for field in FLAG_FIELDS:
+            if field.metadata["group"] is group:
+                _add_flag(section, field)
     for old, new in RENAMED.items():
         parser.add_argument(
             as_flag(old), dest=new, type=type(SETTINGS[new]), help=argparse.SUPPRESS
@@ -175,22 +124,24 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_flag(group: Any, name: str, placeholder: str, text: str) -> None:
-    default = {"config": "", **SETTINGS, **ACTIONS}[name]
+def _add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
+    name, default, about = field.name, field.default, field.metadata
+    text = about["help"].replace("%", "%%")
     if default is False:
-        group.add_argument(as_flag(name), action="store_true", help=text)
+        section.add_argument(as_flag(name), action="store_true", help=text)
         return
     if name in SETTINGS and default != "":
         text += f" (default {default})"
     if name in TARGET_DEFAULTS:
         text += f", {TARGET_DEFAULTS[name]} with --target-accuracy"
-    choices = [*CHOICES.get(name, ()), *(["MODULE:NAME"] if name in OWN else [])]
-    group.add_argument(
+    choices = [*about["choices"], *(["MODULE:NAME"] if name in OWN else [])]
+    bare: dict[str, Any] = {"nargs": "?", "const": STEPS_TRACED} if name == "trace" else {}
+    section.add_argument(
         as_flag(name),
         type=int if default is None else type(default),
-        metavar=placeholder or "|".join(choices),
+        metavar=about["unit"] or "|".join(choices),
         help=text,
-        **({"nargs": "?", "const": STEPS_TRACED} if name == "trace" else {}),
+        **bare,
     )
 
 
@@ -220,7 +171,7 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
         raise InputError(f"--config: {problem}") from error
     read: dict[str, Any] = {}
     for name, value in content.items():
-        is_table = isinstance(value, dict) and f"\n[{name}]: " in HELP
+        is_table = isinstance(value, dict) and any(name == group.name for group in GROUPS)
         for written, setting in (value if is_table else {name: value}).items():
             key, checked = _checked(written, setting, path)
             if key in read:

@@ -28,7 +28,7 @@ USAGE = {
 }
 WRITTEN_OUT = "function, or write it out: Sequential([Flatten(), Dense(10)])"
 OWN = {"loss": "function", "optimizer": "class", "schedule": "function", "model": WRITTEN_OUT}
-PLAIN = ("learning_rate", "momentum", "weight_decay")
+OPTIMIZER_SETTINGS = ("learning_rate", "momentum", "weight_decay")
 """The settings of optimizers that have their own flags."""
 
 
@@ -81,7 +81,7 @@ def find_optimizer(
 ) -> Optimizer:
     """The optimizer called ``name``, or the user's own, with the settings that it accepts."""
     maker = OPTIMIZERS.get(name.partition("(")[0]) or find("optimizer", name, OPTIMIZERS)
-    plain = dict(zip(PLAIN, (learning_rate, momentum, weight_decay), strict=True))
+    plain = dict(zip(OPTIMIZER_SETTINGS, (learning_rate, momentum, weight_decay), strict=True))
     made = _made("optimizer", name, maker, plain)
     if not isinstance(made, Optimizer):
         raise InputError(f"optimizer {name!r} made a {type(made).__name__}: {USAGE['optimizer']}")
@@ -90,7 +90,7 @@ def find_optimizer(
 
 def optimizer_name(optimizer: Optimizer) -> str:
     """The name by which ``find_optimizer`` makes ``optimizer`` again."""
-    plain = {name: getattr(optimizer, name, 0.0) for name in PLAIN}
+    plain = {name: getattr(optimizer, name, 0.0) for name in OPTIMIZER_SETTINGS}
     for name in OPTIMIZERS:
         if find_optimizer(name, **plain) == optimizer:
             return name

@@ -22,7 +22,7 @@ from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
 from distcnn.nn.losses import Loss
 from distcnn.optim import SGD, Cosine, Optimizer, OwnSchedule, Schedule
-from distcnn.registry import PLAIN, find_loss, name_of, optimizer_name, schedule_name
+from distcnn.registry import OPTIMIZER_SETTINGS, find_loss, name_of, optimizer_name, schedule_name
 from distcnn.training import arguments
 from distcnn.training.callbacks import Callback
 from distcnn.training.progress import LoggedProgress, NoProgress, Progress
@@ -101,7 +101,10 @@ class Trainer:
                 "optimizer": optimizer_name(self.optimizer),
                 "schedule": schedule_name(self.schedule),
             }
-            rates = {name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN}
+            rates = {
+                name: getattr(self.optimizer, name, getattr(Config, name))
+                for name in OPTIMIZER_SETTINGS
+            }
             steps = {"warmup_steps": self.schedule.warmup_steps, "cycle_epochs": cycle_epochs}
             sizes = {"num_shards": num_shards, "microbatch_size": microbatch_size, "seed": seed}
             sums = {"reduction": reduction, "overlap": overlap, "gradient_limit": gradient_limit}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import tomli_w
 
-from distcnn.config import Config
-from distcnn.config_parsing import STEPS_TRACED, make_parser, parse_request
+from distcnn.config import STEPS_TRACED, Config
+from distcnn.config_parsing import make_parser, parse_request
 from distcnn.errors import InputError
 
 

@@ -85,7 +85,7 @@ def fastest_step(run: Run) -> list[float]:
     rows = []
     for step in range(STEPS_A_TURN + 1):
         start = [read() for read in CLOCKS.values()]
-        run.step(step, 0, step, 0.01)
+        run.training_step(step, 0, step, 0.01)
         rows.append([read() - begin for read, begin in zip(CLOCKS.values(), start, strict=True)])
     fastest: list[float] = np.array(rows[1:]).min(axis=0).tolist()
     return fastest

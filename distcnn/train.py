@@ -18,7 +18,7 @@ from distcnn.datasets import DatasetInfo
 from distcnn.datasets.dataset import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.streaming import window_examples
 from distcnn.distributed import Communicator, on_root, together
-from distcnn.distributed.blas_threads import blas_description, blas_threads
+from distcnn.distributed.blas_threads import blas_description, blas_thread_count
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.system.wording import counted, number_ranges
@@ -145,7 +145,7 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
         lines.append(f"target   test accuracy {target:g}; the defaults with it: {defaults}")
     lines.append(
         f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}),"
-        f" {counted(blas_threads(), 'BLAS thread')} each ({blas_description()})"
+        f" {counted(blas_thread_count(), 'BLAS thread')} each ({blas_description()})"
     )
     if point:
         steps, ranks = counted(run.schedule.total_steps, "step"), counted(state.world_size, "rank")

@@ -19,7 +19,7 @@ from distcnn.system.wording import counted
 from distcnn.training.comparison import Different, problem_of_files
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.replay import Replayed, replay
-from distcnn.training.results import RESULT, SUMS
+from distcnn.training.results import RESULT, SHA256SUMS
 from distcnn.user_code import TRUST_FLAG
 
 NAME = "distcnn.verify"
@@ -96,7 +96,9 @@ def unchecked(run: Path, replayed: Replayed) -> list[str]:
         return [*found, f"{RESULT} and {WEIGHTS}, which are written at the end of a run"]
     if not (run / BEST_WEIGHTS).exists():
         found.append(f"{BEST_WEIGHTS}, which is missing")
-    about_times = f"they match {SUMS}" if (run / SUMS).exists() else f"{SUMS} is missing"
+    about_times = (
+        f"they match {SHA256SUMS}" if (run / SHA256SUMS).exists() else f"{SHA256SUMS} is missing"
+    )
     return [*found, f"times and speeds ({about_times})"]
 
 

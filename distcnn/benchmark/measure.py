@@ -48,7 +48,7 @@ class Stepper:
         epoch, step_of_epoch = divmod(step, self._an_epoch)
         learning_rate = run.schedule.learning_rate(min(step, run.schedule.scheduled_steps - 1))
         self._taken += 1
-        return run.step(step, epoch, step_of_epoch, learning_rate).examples
+        return run.training_step(step, epoch, step_of_epoch, learning_rate).examples
 
 
 def measure(run: Run, steps: int, turns: int) -> Measurement:
@@ -58,7 +58,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
         stepper.take()
     run.evaluation()
     peaks = communicator.allgather(peak_bytes())  # before the products below allocate memory
-    shape, shards = run.dataset.image_shape, len(run.step.shards)
+    shape, shards = run.dataset.image_shape, len(run.training_step.shards)
     products = im2col_products(run.model, shape, config.microbatch_size) * shards
     operations = sum(2 * out.size * first.shape[1] for first, _, out in products)
     few = max(2, steps // SHARE_OF_STEPS)
@@ -86,7 +86,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
         data=run.dataset.name,
         world_size=communicator.world_size,
         global_batch_size=config.global_batch_size,
-        overlap=run.step.overlaps,
+        overlap=run.training_step.overlaps,
         steps_per_turn=steps,
         images_per_second=median(speeds),
         images_per_second_turns=speeds,

@@ -234,9 +234,11 @@ def named_folder(source: str | None) -> Path | None:
 def _count_classes(arrays: Mapping[str, NDArray[np.integer]], classes: int | None) -> int:
     """``classes``, or one more than the largest label. ``ArgumentError`` for invalid labels."""
     labels = {split: arrays[f"{split}/labels"] for split in SPLITS}
-    count = int(max(numbers.max() for numbers in labels.values())) + 1
-    if classes is not None:
-        count = classes
+    largest = int(max(numbers.max() for numbers in labels.values()))
+    count = largest + 1 if classes is None else classes
+    problem = hdf5.class_count_problem(largest, "a label", sum(map(len, labels.values())))
+    if classes is None and problem:
+        raise ArgumentError(f"{problem} (classes=...)")
     if not 1 <= count <= hdf5.MOST_CLASSES:
         raise ArgumentError(f"classes (={count}) must be 1 to {hdf5.MOST_CLASSES:,}")
     for split, numbers in labels.items():

@@ -29,6 +29,8 @@ Labels = NDArray[np.int64]
 SPLITS = ("train", "test")
 LABELS_AT_ONCE = 2**17
 MOST_CLASSES = 2**20
+MOST_COUNTED_CLASSES = 1000
+"""The largest number of classes that labels may imply, unless there are as many examples."""
 MOST_CHANNELS_FIRST = 4
 """A first axis of at most this many, before two longer ones, holds channels."""
 
@@ -202,12 +204,9 @@ def _classes(opened: ImageFile) -> tuple[int, tuple[str, ...]]:
     elif value.dtype.kind in "iuf" and value.size == 1 and float(value.item()).is_integer():
         classes = int(value.item())  # MATLAB writes 10.0
     if not 1 <= classes <= MOST_CLASSES:
-        found = f"attribute 'classes' is {value.tolist()!r}"
-        if "classes" not in attributes:
-            found = f"the largest label is {classes - 1}, and there is no attribute 'classes'"
         raise InputError(
-            f"{opened.path}: {found}: it must be the number of classes, at least 1 and at most"
-            f" {MOST_CLASSES:,}, or their names"
+            f"{opened.path}: attribute 'classes' is {value.tolist()!r}: it must be the number of"
+            f" classes, at least 1 and at most {MOST_CLASSES:,}, or their names"
         )
     names = np.asarray(attributes.get("class_names", value if are_names else ()))
     if names.size not in (0, classes):
@@ -219,13 +218,29 @@ def _classes(opened: ImageFile) -> tuple[int, tuple[str, ...]]:
 
 
 def _count_classes(opened: ImageFile) -> int:
-    largest = 0
+    largest, where, examples = -1, "", 0
     for split in SPLITS:
         labels = opened.datasets[f"{split}/labels"]
+        examples += labels.shape[0]
         for start in range(0, labels.shape[0], LABELS_AT_ONCE):
-            largest = max(largest, int(labels[start : start + LABELS_AT_ONCE].max()))
+            numbers = labels[start : start + LABELS_AT_ONCE]
+            index = int(numbers.argmax())
+            if int(numbers[index]) > largest:
+                largest, where = int(numbers[index]), f"/{split}/labels[{start + index}]"
             touch()
-    return largest + 1
+    if problem := class_count_problem(largest, where, examples):
+        raise InputError(f"{opened.path}: {problem} (attribute 'classes')")
+    return max(1, largest + 1)
+
+
+def class_count_problem(largest: int, where: str, examples: int) -> str | None:
+    """Why ``largest`` + 1 cannot be the number of classes, if most of them would have no image."""
+    if largest < min(max(MOST_COUNTED_CLASSES, examples), MOST_CLASSES):
+        return None
+    return (
+        f"{where} is {largest}, but {examples:,} examples cannot have that many classes: correct"
+        " it, number the labels from 0, or give the number of classes"
+    )
 
 
 def _statistic(opened: ImageFile, name: str, channels: int) -> tuple[float, ...] | None:

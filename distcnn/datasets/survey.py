@@ -85,7 +85,8 @@ class Found:
         self.brightest = max(self.brightest, other.brightest)
         (low, high), (other_low, other_high) = self.hashes, other.hashes
         self.hashes = min(low, other_low), max(high, other_high)
-        self.repeated = np.union1d(self.repeated, other.repeated)
+        if other.repeated.size:  # union1d takes a MiB
+            self.repeated = np.union1d(self.repeated, other.repeated)
         self.sample = self.sample or other.sample
 
 

@@ -48,7 +48,7 @@ def restored_blas_threads() -> Iterator[None]:
                 _before.restore_original_limits()
 
 
-def blas_threads() -> int:
+def blas_thread_count() -> int:
     """How many this process was given."""
     return _threads
 

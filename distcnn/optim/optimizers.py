@@ -91,15 +91,21 @@ class Optimizer:
 
 class Updater:
     """Applies one optimizer to one vector. Its whole state is ``state``, vectors by name, and the
-    number of ``steps`` taken.
+    number of ``steps_taken``.
     """
 
-    def __init__(self, rule: Optimizer, values: Vector) -> None:
-        self.rule = rule
-        self.state = {name: np.zeros_like(values) for name in rule.state_names}
-        self.steps = 0
+    def __init__(self, optimizer: Optimizer, values: Vector) -> None:
+        self.optimizer = optimizer
+        self.state = {name: np.zeros_like(values) for name in optimizer.state_names}
+        self.steps_taken = 0
         self._negligible = NEGLIGIBLE * float(np.finfo(values.dtype).smallest_normal)
         self._mean, self._scratch = (np.zeros_like(values[:CHUNK]) for _ in range(2))
+
+    def restore(self, state: Mapping[str, Vector], steps_taken: int) -> None:
+        """Continue from a copy of the ``state``, each vector (n,), after ``steps_taken`` steps."""
+        for name, vector in self.state.items():
+            vector[...] = state[name]
+        self.steps_taken = steps_taken
 
     def step(
         self, values: Vector, grads: Vector, learning_rate: float, *, count: float = 1
@@ -112,14 +118,16 @@ class Updater:
             learning_rate: of this step.
             count: examples in the global batch.
         """
-        self.steps += 1
+        self.steps_taken += 1
         for start in range(0, values.size, CHUNK):
-            few = slice(start, start + CHUNK)
-            mean = np.divide(grads[few], count, out=self._mean[: values.size - start])
-            state = {name: vector[few] for name, vector in self.state.items()}
+            chunk = slice(start, start + CHUNK)
+            mean = np.divide(grads[chunk], count, out=self._mean[: values.size - start])
+            state = {name: vector[chunk] for name, vector in self.state.items()}
             scratch = self._scratch[: values.size - start]
-            self.rule.update(values[few], mean, state, learning_rate, self.steps, scratch)
-            if self.steps % FLUSH_EVERY == 0:
+            self.optimizer.update(
+                values[chunk], mean, state, learning_rate, self.steps_taken, scratch
+            )
+            if self.steps_taken % FLUSH_EVERY == 0:
                 for vector in state.values():
                     vector[np.abs(vector) < self._negligible] = 0
 

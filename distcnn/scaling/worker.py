@@ -72,7 +72,7 @@ def measure(run: Run, steps: int) -> Result:
     seconds = time.perf_counter() - start
     times = measure_steps(stepper.take, max(2, steps // SHARE_OF_STEPS), communicator)
     splits = mean_of_middle_half(times, communicator)
-    compare_replicas(run.parameters, run.step.optimizer, communicator, steps)
+    compare_replicas(run.parameters, run.training_step.updater, communicator, steps)
     everyone = communicator.allgather(usable_cores(communicator.hosts[communicator.rank]))
     # the buckets that overlap would use, even if it is off
     buckets = plan_buckets(sorted({0, *run.parameters.layer_starts, run.parameters.values.size}))
@@ -134,7 +134,7 @@ def shard_times(
         forward=sum(parts.values()),
         backward=backward,
         add=add_seconds(run),
-        shared_memory=local_sum if run.step.reducer.shares_memory else None,
+        shared_memory=local_sum if run.training_step.reducer.shares_memory else None,
         update=update * shards,
     )
 

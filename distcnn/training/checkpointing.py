@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 import distcnn
 from distcnn.checkpoints import Checkpoint
-from distcnn.checkpoints.weights import Arrays
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Parameters
@@ -27,11 +26,12 @@ from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 EXAMPLES_USED = "shards/examples_used"
-RECORDS = ("configuration", "dataset", "software", "state", "orders_sha256")
+CHECKPOINT_TEXTS = ("configuration", "dataset", "software", "state", "orders_sha256")
+"""The texts in JSON; ``metrics`` and ``receipt`` have the lines of these files."""
 
 
-class Records:
-    """Takes what a run leaves behind. The base class, for replays and other ranks, keeps none."""
+class RunRecorder:
+    """Records what a run leaves behind. This base class, for non-root ranks, keeps nothing."""
 
     location: Path | None = None
     """The run directory, where there is one."""
@@ -53,10 +53,10 @@ class Records:
         """The run is over."""
 
 
-def take_snapshot(
+def make_checkpoint(
     run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str
 ) -> Checkpoint:
-    """A copy of the state of the run, with the lines of its files so far."""
+    """A checkpoint with a copy of the state of the run, and the lines of its files so far."""
     epoch, step_of_epoch = run.schedule.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {
         f"{folder}/{name}": view.copy()
@@ -71,27 +71,28 @@ def take_snapshot(
         "step": state.step,
         "epoch": epoch,
         "step_of_epoch": step_of_epoch,
-        "optimizer_steps": run.step.optimizer.steps,
+        "optimizer_steps": run.training_step.updater.steps_taken,
     }
-    records = {
+    values = {
         "configuration": dataclasses.asdict(run.config),
-        "dataset": run.record.identity,
+        "dataset": run.dataset_record.identity,
         "software": run.software,
         "state": state.to_json(),
         "orders_sha256": [entry.order_sha256 for entry in entries],
     }
-    texts = {name: json.dumps(record) for name, record in records.items()}
+    texts = {name: json.dumps(value) for name, value in values.items()}
     return Checkpoint(attributes, {**texts, "metrics": metrics, "receipt": receipt}, arrays)
 
 
 def _vectors(run: Run) -> dict[str, NDArray[np.float32]]:
     """The flat vectors that a checkpoint holds, by the folder of their named parts."""
-    optimizer = {f"optimizer/{name}": vector for name, vector in run.step.optimizer.state.items()}
+    state = run.training_step.updater.state
+    optimizer = {f"optimizer/{name}": vector for name, vector in state.items()}
     return {"weights": run.parameters.values, **optimizer}
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class ParsedCheckpoint:
     """The texts of a checkpoint, read."""
 
     config: Config
@@ -101,14 +102,14 @@ class Snapshot:
     orders_sha256: list[str]
 
 
-def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
-    """The texts of a checkpoint, if they are as in ``take_snapshot``: a SHA-256 can be forged."""
+def parse_checkpoint(checkpoint: Checkpoint) -> ParsedCheckpoint:
+    """The texts of a checkpoint, if they are as in ``make_checkpoint``: a SHA-256 can be forged."""
     try:
-        records = {name: json.loads(checkpoint.texts[name]) for name in RECORDS}
-        config = Config.from_record(records["configuration"])
-        state = State.from_json(records["state"])
-        dataset = from_json(DatasetRecord, records["dataset"])
-        software, orders = records["software"], records["orders_sha256"]
+        read = {name: json.loads(checkpoint.texts[name]) for name in CHECKPOINT_TEXTS}
+        config = Config.from_record(read["configuration"])
+        state = State.from_json(read["state"])
+        dataset = from_json(DatasetRecord, read["dataset"])
+        software, orders = read["software"], read["orders_sha256"]
         used = checkpoint.arrays[EXAMPLES_USED]
         sound = {
             "state": state.is_sound and state.step == checkpoint.step,
@@ -126,35 +127,38 @@ def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
             f"the checkpoint of step {checkpoint.attributes.get('step')} has unexpected content"
             f" ({type(error).__name__}: {error}): move it away to continue from the one before"
         ) from error
-    return Snapshot(config, state, dataset, software, orders)
+    return ParsedCheckpoint(config, state, dataset, software, orders)
 
 
-def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
+def restore_checkpoint(run: Run, checkpoint: Checkpoint) -> State:
     """Put the checkpoint into the run, on every rank, and prove that it belongs there."""
-    read = read_snapshot(checkpoint)
-    check_dataset(read.dataset, run)
-    for folder, vector in _vectors(run).items():
-        _fill(run.parameters.named(vector), checkpoint.folder(folder), folder)
-    optimizer, ledger = run.step.optimizer, run.step.ledger
-    optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
-    ledger.replay(*run.schedule.position(read.state.step), run.config.microbatch_size)
+    parsed = parse_checkpoint(checkpoint)
+    check_dataset(parsed.dataset, run)
+    updater, ledger = run.training_step.updater, run.training_step.ledger
+    vectors = {folder: _stored_vector(run, checkpoint, folder) for folder in _vectors(run)}
+    run.parameters.values[...] = vectors["weights"]
+    updater.restore(
+        {name: vectors[f"optimizer/{name}"] for name in updater.state},
+        int(checkpoint.attributes["optimizer_steps"]),
+    )
+    ledger.replay(*run.schedule.position(parsed.state.step), run.config.microbatch_size)
     used = checkpoint.arrays[EXAMPLES_USED].tolist()
     for entry in all_entries(ledger, run.communicator, run.config.num_shards):
         before = used[entry.shard]
-        if (entry.used, entry.order_sha256) != (before, read.orders_sha256[entry.shard]):
+        if (entry.used, entry.order_sha256) != (before, parsed.orders_sha256[entry.shard]):
             chunks = ", and with a file of the same chunks (--data-memory)"
             raise InputError(
-                f"checkpoint of step {read.state.step}: shard {entry.shard} had used"
+                f"checkpoint of step {parsed.state.step}: shard {entry.shard} had used"
                 f" {counted(before, 'example')}, in an order that this distcnn does not draw"
                 f" ({entry.used} used): resume with the software that began the run, distcnn"
                 f" {checkpoint.attributes['distcnn']}{chunks if run.config.data_memory else ''}"
             )
-    return read.state
+    return parsed.state
 
 
 def check_dataset(recorded: DatasetRecord, run: Run) -> None:
     """``InputError`` unless the run's examples are the recorded ones."""
-    now, before = run.record.content_sha256, recorded.content_sha256
+    now, before = run.dataset_record.content_sha256, recorded.content_sha256
     if now != before:
         raise InputError(
             f"--data: {run.dataset.path} is not the image set the run was started with (SHA-256 of"
@@ -163,7 +167,10 @@ def check_dataset(recorded: DatasetRecord, run: Run) -> None:
         )
 
 
-def _fill(views: Arrays, stored: Arrays, folder: str) -> None:
+def _stored_vector(run: Run, checkpoint: Checkpoint, folder: str) -> NDArray[np.float32]:
+    """The flat vector whose named parts are in ``folder``, if they are those of the network."""
+    vector = np.empty_like(run.parameters.values)
+    views, stored = run.parameters.named(vector), checkpoint.folder(folder)
     ours, theirs = (
         {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
         for arrays in (views, stored)
@@ -175,3 +182,4 @@ def _fill(views: Arrays, stored: Arrays, folder: str) -> None:
         )
     for name, view in views.items():
         view[...] = stored[name]
+    return vector

@@ -14,7 +14,7 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, array_sha256, rea
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes, reading
 from distcnn.training import results
-from distcnn.training.checkpointing import Records
+from distcnn.training.checkpointing import RunRecorder
 from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lines
 from distcnn.training.results import METRICS, RESULT, RunResult
 
@@ -55,7 +55,7 @@ def _named(values: Line) -> Line:
     return named
 
 
-class Comparison(Records):
+class Comparison(RunRecorder):
     """Compares each line of a replay with the recorded one; ``Different`` if it is another."""
 
     def __init__(
@@ -142,7 +142,7 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
                     name: array_sha256(values) for name, values in parameters.items()
                 }
                 found = {**attributes, "parameters": hashes}
-                replay = {**results.describe(expected, step, accuracy), **line}
+                replay = {**results.weights_attributes(expected, step, accuracy), **line}
                 problem = difference(found, replay, name, may_lack=True)
     except InputError as error:
         return str(error)

@@ -28,12 +28,12 @@ def parameter_hashes(parameters: Parameters) -> dict[str, str]:
 
 
 def compare_replicas(
-    parameters: Parameters, optimizer: Updater, communicator: Communicator, step: int
+    parameters: Parameters, updater: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
     """The parameters' hashes; ``TrainingError`` unless all ranks agree, also on the optimizer."""
     own = parameter_hashes(parameters)
     hashes = own | {
-        f"the optimizer's {name}": array_sha256(vector) for name, vector in optimizer.state.items()
+        f"the optimizer's {name}": array_sha256(vector) for name, vector in updater.state.items()
     }
     whole = hashlib.sha256("".join(hashes.values()).encode()).digest()
     if len(set(communicator.allgather(whole))) == 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bdb
 import pdb
-from collections.abc import Callable
 
 import numpy as np
 
@@ -22,12 +21,13 @@ from distcnn.nn.plan import Plan
 from distcnn.random_streams import layer_streams
 from distcnn.spans import DEBUG, Span
 from distcnn.training.advice import advice_on, zero_gradients
-from distcnn.training.checkpointing import restore_snapshot
+from distcnn.training.checkpointing import restore_checkpoint
 from distcnn.training.failures import check_pass
 from distcnn.training.loop import Loop
 from distcnn.training.receipt import Receipt, read_receipt
 from distcnn.training.replay import follow, for_replay, warn_of_changes
 from distcnn.training.resume import existing_run, merged_config, read_stored
+from distcnn.training.run_files import Report
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
@@ -36,7 +36,6 @@ from distcnn.user_code import require_outside, require_trust
 
 LARGEST_GRADIENT_ERROR = 1e-5
 CHECKED_EXAMPLES = 2
-Say = Callable[[str], None]
 
 
 def require_one_process(communicator: Communicator, flag: str) -> None:
@@ -48,7 +47,7 @@ def require_one_process(communicator: Communicator, flag: str) -> None:
         )
 
 
-def check_network(run: Run, say: Say) -> None:
+def check_network(run: Run, say: Report) -> None:
     """Check the network's gradients in float64, and every layer's numbers from now on."""
     name, shape = run.config.model, run.dataset.image_shape
     model = find_model(name)(shape, run.dataset.classes)
@@ -75,16 +74,16 @@ def check_network(run: Run, say: Say) -> None:
     say(f"debug    {passed}; from here on every layer's values are checked for NaN and infinity")
     if zero:
         say(f"warning: with the initial weights, {advice_on(zero)}")
-    step = run.step
+    training_step = run.training_step
 
     def check_shard(at: Position, shard: Part, lane: Lane) -> None:
-        random = step.streams(at.step, shard.index)
-        check_pass(lane.plan, step.loss, lane.microbatch, random)
+        random = training_step.streams(at.step, shard.index)
+        check_pass(lane.plan, training_step.loss, lane.microbatch, random)
 
-    step.before_shard = check_shard
+    training_step.add_hook(check_shard)
 
 
-def break_at(request: Request, communicator: Communicator, say: Say) -> None:
+def break_at(request: Request, communicator: Communicator, say: Report) -> None:
     """Replay to a step, open the debugger at one of its shards, finish it; write nothing."""
     assert request.break_at_step is not None
     at, shard = request.break_at_step, request.shard or 0
@@ -96,7 +95,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     last = RunSchedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay
         raise InputError(f"--break-at-step is {at}: the run has steps 0 to {last}")
-    state = restore_snapshot(run, checkpoint) if checkpoint else State()
+    state = restore_checkpoint(run, checkpoint) if checkpoint else State()
     if request.debug:
         check_network(run, say)
     where = f"from step {state.step} to step {at}, shard {shard}"
@@ -106,19 +105,16 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     if loop.is_over:
         say(f"replayed to the run's end, step {state.step}: no step is left to stop in")
         return
-    check = run.step.before_shard
 
-    def before_shard(position: Position, part: Part, lane: Lane) -> None:
+    def look_at_shard(position: Position, part: Part, lane: Lane) -> None:
         if (position.step, part.index) == (at, shard):
             say(
                 "debugger: shard, microbatch, plan, parameters, step, epoch and step_of_epoch are"
                 " here; n: next line, c: finish the step, q: leave"
             )
             look_around(*position, part, lane.microbatch, lane.plan, lane.plan.parameters.named())
-        if check is not None:
-            check(position, part, lane)
 
-    run.step.before_shard = before_shard
+    run.training_step.add_hook(look_at_shard)
     try:
         loop.go_to(at + 1, end_epoch=False)
     except bdb.BdbQuit:
@@ -128,7 +124,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
 
 
 def _source(
-    request: Request, at: int, say: Say
+    request: Request, at: int, say: Report
 ) -> tuple[Config, Config, Receipt, Checkpoint | None]:
     """What to replay, with the flags that it had there, those it has now, and its checkpoint."""
     if not request.resume:

@@ -27,11 +27,11 @@ def checkpoint_found(newest: int, step: int) -> str:
 
 
 def stopped_by(requests: Sequence[str | None]) -> str:
-    """Which signals, of all ranks, stopped the run, and where, if not on rank 0."""
-    signals = dict.fromkeys("Ctrl-C" if name == "SIGINT" else name for name in requests if name)
+    """Why the run stops, and where, if not on rank 0; ``requests`` are the ranks' stop requests."""
+    reasons = dict.fromkeys("Ctrl-C" if name == "SIGINT" else name for name in requests if name)
     ranks = [str(rank) for rank, name in enumerate(requests) if name]
     where = "" if "0" in ranks else f" on rank {', '.join(ranks)}"
-    return f"{' and '.join(signals)}{where}"
+    return f"{' and '.join(reasons)}{where}"
 
 
 def resume_command(run: Run, location: str, world_size: int = 1) -> str:
@@ -73,5 +73,5 @@ def make_result(run: Run, state: State) -> RunResult:
         reduction=config.reduction,
         images_per_second=round(state.whole.images_per_second, 1),
         train_seconds=round(state.whole.seconds, 3),
-        dataset=run.record,
+        dataset=run.dataset_record,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +16,7 @@ from distcnn.nn.losses import Loss
 from distcnn.spans import Span
 from distcnn.system.wording import counted
 from distcnn.training.failures import EvaluationFailure, first_not_finite
-from distcnn.training.step import Lane, count_correct
+from distcnn.training.step import Lane, StopRequest, count_correct
 
 
 class EvaluationStopped(Exception):
@@ -50,8 +49,7 @@ class Evaluation:
     test_examples: int
     communicator: Communicator
     blocks_between_checks: int = 8
-    stop_request: Callable[[], str | None] = lambda: None
-    """The signal that asked this rank to stop, if any."""
+    stop_request: StopRequest = lambda: None
     predicted: NDArray[np.int64] | None = field(default=None, init=False)
     """Number of test images that the latest evaluation put into each class."""
 
@@ -72,7 +70,13 @@ class Evaluation:
         stats = StepStats(counts, blocks)
         problem = None
         first_block = self.part.first_example // size
-        for own_block in self._own_blocks(blocks):
+        own_blocks = num_blocks(self.part.examples, size)
+        most_blocks = num_blocks(blocks, self.communicator.world_size)
+        for own_block in range(most_blocks):
+            if own_block % self.blocks_between_checks == 0:
+                self._stop_if_asked()  # equally often on all ranks
+            if own_block >= own_blocks:
+                continue
             block = first_block + own_block
             with Span(spans.TEST_BLOCK, block=block):
                 try:
@@ -93,16 +97,12 @@ class Evaluation:
         self.predicted = predicted.astype(np.int64)
         return totals
 
-    def _own_blocks(self, blocks: int) -> Iterator[int]:
-        """The numbers of this rank's blocks; all ranks check equally often whether to stop."""
-        own = num_blocks(self.part.examples, self.lane.microbatch.size)
-        most = num_blocks(blocks, self.communicator.world_size)
-        for start in range(0, most, self.blocks_between_checks):
-            asked = np.array([self.stop_request() is not None], np.float64)
-            self.communicator.allreduce_sum(asked)
-            if asked[0]:
-                raise EvaluationStopped
-            yield from range(start, min(start + self.blocks_between_checks, own))
+    def _stop_if_asked(self) -> None:
+        """``EvaluationStopped`` on all ranks, if any should stop. Collective."""
+        asked = np.array([self.stop_request() is not None], np.float64)
+        self.communicator.allreduce_sum(asked)
+        if asked[0]:
+            raise EvaluationStopped
 
     def _add_block(self, stats: StepStats, own_block: int) -> NDArray[np.int64]:
         """Add a block's counts; return how many of its examples were put into each class."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import distcnn
-from distcnn.distributed.blas_threads import blas_description, blas_threads
+from distcnn.distributed.blas_threads import blas_description, blas_thread_count
 from distcnn.system.environment import kernel_variables, sources_sha256
 from distcnn.system.host import cpu_info
 
@@ -36,7 +36,7 @@ def fingerprint() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": blas_description(),
-        "blas_threads": str(blas_threads()),
+        "blas_threads": str(blas_thread_count()),
         "machine": platform.machine(),
         "cpu_flags": " ".join(flag for flag in FLAGS.split() if flag in flags),
         "environment": " ".join(f"{name}={value}" for name, value in variables.items()),

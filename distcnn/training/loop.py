@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from distcnn import spans
+from distcnn.config import Config
 from distcnn.distributed import Totals, on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import Span
 from distcnn.training import ending
 from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradients
 from distcnn.training.callbacks import Callbacks
-from distcnn.training.checkpointing import Records
+from distcnn.training.checkpointing import RunRecorder
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.evaluation import EvaluationStopped
 from distcnn.training.failures import EvaluationFailure, ShardFailure
@@ -35,12 +36,12 @@ class Loop:
         self,
         run: Run,
         state: State,
-        records: Records | None = None,
+        recorder: RunRecorder | None = None,
         progress: Progress | None = None,
         callbacks: Callbacks | None = None,
     ) -> None:
         self.run, self.state = run, state
-        self._records, self._progress = records or Records(), progress or NoProgress()
+        self._recorder, self._progress = recorder or RunRecorder(), progress or NoProgress()
         self._callbacks = callbacks or Callbacks((), run.communicator)
         self._totals: Totals | None = None
         self.last_loss = 0.0
@@ -75,8 +76,8 @@ class Loop:
         self.add_end()
         result = ending.make_result(run, state)
         with Span(spans.WRITE_RESULTS):
-            on_root(run.communicator, lambda: self._records.finish(run.parameters, result))
-        if self._records.location and newest < state.step:
+            on_root(run.communicator, lambda: self._recorder.finish(run.parameters, result))
+        if self._recorder.location and newest < state.step:
             self._progress.say(
                 f"warning: {ending.checkpoint_found(newest, state.step)}, although the run ended at"
                 f" step {state.step}: it cannot be continued from its end"
@@ -86,6 +87,10 @@ class Loop:
     def add_end(self) -> None:
         """The receipt's last line."""
         self._add_receipt("end", params_sha256=params_sha256(self.run.parameters))
+
+    def change_config(self, config: Config) -> None:
+        """Continue with ``config``, as after a resume: only fields of ``FREE`` may differ."""
+        self.run.config = config
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
         """Take steps until ``last_step`` steps were taken in all, or the run ends.
@@ -98,15 +103,15 @@ class Loop:
                 # Perhaps after a resume with fewer steps to take: the run ends here, untested.
                 if state.interval.examples:
                     self._log_interval()
-                state.epoch_is_open = True
-            if state.epoch_is_open and (end_epoch or state.step < last_step):
+                state.epoch_end_pending = True
+            if state.epoch_end_pending and (end_epoch or state.step < last_step):
                 self._end_epoch()
             if state.step >= last_step or self.is_over:
                 return
             if self._take_step().stops:
                 self._stop()
             every = self.run.config.checkpoint_every
-            if every and state.step % every == 0 and not state.epoch_is_open:
+            if every and state.step % every == 0 and not state.epoch_end_pending:
                 with self._timed():
                     self._save()
 
@@ -119,10 +124,10 @@ class Loop:
         epoch, step_of_epoch = divmod(state.step, schedule.steps_an_epoch)
         if step_of_epoch == 0:
             state.epoch = Meter()
-            run.step.ledger.begin()
+            run.training_step.ledger.begin()
         learning_rate = schedule.learning_rate(state.step)
         start = time.perf_counter()
-        totals = self._totals = run.step(state.step, epoch, step_of_epoch, learning_rate)
+        totals = self._totals = run.training_step(state.step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start
         for meter in (state.whole, state.epoch, state.interval):
             meter.add(totals, seconds)
@@ -131,10 +136,10 @@ class Loop:
         state.step += 1
         self._callbacks.call("on_step", state.step, totals.loss)
         at_end = state.step == schedule.total_steps
-        state.epoch_is_open = at_end or state.step % schedule.steps_an_epoch == 0
-        if state.step % config.log_every == 0 or state.epoch_is_open:
+        state.epoch_end_pending = at_end or state.step % schedule.steps_an_epoch == 0
+        if state.step % config.log_every == 0 or state.epoch_end_pending:
             self._log_interval()
-        if state.step % config.check_every == 0 and not state.epoch_is_open:
+        if state.step % config.check_every == 0 and not state.epoch_end_pending:
             self._check_replicas()
         return totals
 
@@ -158,7 +163,9 @@ class Loop:
     def _compare_replicas(self) -> dict[str, str]:
         run, step = self.run, self.state.step
         with Span(spans.COMPARE_WEIGHTS):
-            return compare_replicas(run.parameters, run.step.optimizer, run.communicator, step)
+            return compare_replicas(
+                run.parameters, run.training_step.updater, run.communicator, step
+            )
 
     # -- epochs
 
@@ -172,7 +179,9 @@ class Loop:
         if step_of_epoch == run.schedule.steps_an_epoch:
             with self._timed(), Span(spans.CLOSE_EPOCH):
                 shards, examples = run.config.num_shards, run.dataset.examples["train"]
-                order = close_epoch(run.step.ledger, run.communicator, shards, epoch, examples)
+                order = close_epoch(
+                    run.training_step.ledger, run.communicator, shards, epoch, examples
+                )
                 proof["order_sha256"] = order
         text = f"epoch {epoch}: train loss {meter.loss:.4f}"
         last, every = state.step == run.schedule.total_steps, run.config.eval_every_epochs
@@ -195,7 +204,7 @@ class Loop:
         self._add_receipt("epoch", **values, **proof)
         self._progress.say(f"{text}, {meter.images_per_second:,.0f} images/s")
         self._warn_if_nothing_is_learned(epoch, last)
-        state.epoch_is_open = False
+        state.epoch_end_pending = False
         with self._timed():
             self._save_state()
 
@@ -206,7 +215,8 @@ class Loop:
         sign = sign_of_no_learning(run.config.loss, state.epoch.loss, predicted, classes, epoch)
         if sign and (last or not self._has_warned):
             self._has_warned = True
-            gradients = run.parameters.named(run.step.reducer.gradient) if self._totals else {}
+            gradient = run.training_step.reducer.gradient
+            gradients = run.parameters.named(gradient) if self._totals else {}
             remedy = advice_on(zero_gradients(gradients))
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {remedy}")
 
@@ -216,12 +226,12 @@ class Loop:
         values = {"step": self.state.step, **values}
         values["images_per_second"] = round(meter.images_per_second, 1)
         with Span(spans.WRITE_METRICS):
-            self._records.add_metrics(kind, **values)
+            self._recorder.add_metrics(kind, **values)
         self._callbacks.call("on_epoch" if kind == "epoch" else "on_log", values)
 
     def _add_receipt(self, kind: str, **values: Any) -> None:
         with Span(spans.WRITE_RECEIPT):
-            self._records.add_receipt(kind, self.state.step, **values)
+            self._recorder.add_receipt(kind, self.state.step, **values)
 
     # -- time and checkpoints
 
@@ -240,26 +250,26 @@ class Loop:
     def _save(self) -> None:
         self._count_time()
         state = self.state
-        if state.step % self.run.config.check_every or state.epoch_is_open:
+        if state.step % self.run.config.check_every or state.epoch_end_pending:
             self._compare_replicas()  # otherwise it has just been done
         self._save_state()
 
     def _save_state(self) -> None:
         run, state = self.run, self.state
         with Span(spans.CHECKPOINT, step=state.step):
-            entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
-            self._records.save(run, state, entries)
+            entries = all_entries(run.training_step.ledger, run.communicator, run.config.num_shards)
+            self._recorder.save(run, state, entries)
 
     def _wait(self) -> int:
         """Wait for the last checkpoint; the step of the latest on the disk, -1 for none."""
         with Span(spans.WAIT_FOR_CHECKPOINT):
-            return self.run.communicator.broadcast(self._records.wait())
+            return self.run.communicator.broadcast(self._recorder.wait())
 
     # -- early ends
 
     def _stop(self) -> NoReturn:
         run, communicator = self.run, self.run.communicator
-        who = ending.stopped_by(communicator.allgather(run.step.stop_request()))
+        who = ending.stopped_by(communicator.allgather(run.training_step.stop_request()))
         saved, command = self._save_now(communicator.world_size)
         steps = f"step {self.state.step} of {run.schedule.total_steps}"
         go_on = f"\ncontinue with: {command}" if command else ""
@@ -269,7 +279,7 @@ class Loop:
     def _save_before_failure(self, where: str) -> str:
         """Save the state before a step that failed; return a message with the replay's command."""
         run, step = self.run, self.state.step
-        run.step.ledger.replay(*run.schedule.position(step), run.config.microbatch_size)
+        run.training_step.ledger.replay(*run.schedule.position(step), run.config.microbatch_size)
         saved, command = self._save_now(world_size=1)
         again = f"; replay it in one process with: {command} --debug {where}" if command else ""
         return f"{saved} (step {step}){again}"
@@ -278,7 +288,7 @@ class Loop:
         """Save and wait; what is on the disk as text, and the command that continues from it."""
         self._save()
         newest = self._wait()
-        directory = self.run.communicator.broadcast(self._records.location)
+        directory = self.run.communicator.broadcast(self._recorder.location)
         if not directory:
             return "nothing is saved, because the run has no directory", ""
         command = ending.resume_command(self.run, str(directory), world_size)

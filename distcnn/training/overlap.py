@@ -17,14 +17,14 @@ from distcnn.optim import Updater
 from distcnn.random_streams import layer_streams
 from distcnn.spans import Span
 from distcnn.training.failures import ShardFailures
-from distcnn.training.step import Counts, Lane, Position, Step
+from distcnn.training.step import Counts, Lane, Position, StopRequest, TrainingStep
 
 MOST_LANES = 8
 """Shards of a rank whose backward can be paused: each needs the buffers of a whole plan."""
 
 
-class OverlappedStep(Step):
-    """A ``Step`` that sums each bucket of the gradient as soon as it is complete: the same bits.
+class OverlappedTrainingStep(TrainingStep):
+    """Sums each bucket of the gradient as soon as it is complete: the same bits as without.
 
     The backward passes of this rank's last ``len(lanes)`` shards are interleaved: all go through
     the layers of the first bucket, whose sum over all ranks then starts, and so on.
@@ -83,9 +83,10 @@ def make_step(
     lane: Lane,
     make_lane: Callable[[], Lane],
     loss: Loss,
-    optimizer: Updater,
+    updater: Updater,
     shards: Sequence[Part],
-) -> Step:
+    stop_request: StopRequest = lambda: None,
+) -> TrainingStep:
     """The step that ``config`` asks for, with or without overlap. Collective.
 
     ``make_lane`` makes another lane over the same parameters, perhaps without enough memory.
@@ -102,12 +103,12 @@ def make_step(
     if background is None:
         shared = distributed.shared_memory_reducer(arithmetic, size, communicator)
         reducer = shared or by_buckets(Allreduce(communicator.allreduce_sum))
-        lanes, kind = [lane], Step
+        lanes, kind = [lane], TrainingStep
     else:
         starts = sorted({0, *parameters.layer_starts, size})
         reducer = by_buckets(background, distributed.plan_buckets(starts))
         more = range(min(len(shards), MOST_LANES) - 1)
         lanes = [lane, *distributed.together(communicator, lambda: [make_lane() for _ in more])]
-        kind = OverlappedStep
+        kind = OverlappedTrainingStep
     failures = ShardFailures(loss, reducer, streams, communicator)
-    return kind(lanes, loss, optimizer, shards, reducer, failures, streams)
+    return kind(lanes, loss, updater, shards, reducer, failures, streams, stop_request)

@@ -13,7 +13,7 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import restore_snapshot
+from distcnn.training.checkpointing import restore_checkpoint
 from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
@@ -71,7 +71,7 @@ def replay(
     warn_of_changes(receipt, run, say)
     state = State()
     if checkpoint:
-        state = together(communicator, lambda: restore_snapshot(run, checkpoint))
+        state = together(communicator, lambda: restore_checkpoint(run, checkpoint))
     if problem:
         raise Different(problem)
     say(
@@ -82,7 +82,7 @@ def replay(
         found = {**line, "parameters": parameter_hashes(run.parameters)}
         if text := difference(line, found, THE_RECEIPT):
             raise Different(f"step {state.step}, in its checkpoint: {text}")
-    comparison = Comparison(receipt, state.step - state.epoch_is_open, last, metrics)
+    comparison = Comparison(receipt, state.step - state.epoch_end_pending, last, metrics)
     loop = Loop(run, state, comparison)
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
     try:
@@ -138,7 +138,7 @@ def follow(
             closed.add(line["step"])
         if line["kind"] == "resume" and begun < line["step"] <= to_step:
             loop.go_to(line["step"], end_epoch=line["step"] in closed)
-            loop.run.config = for_replay(Config.from_record(line["configuration"]), data)
+            loop.change_config(for_replay(Config.from_record(line["configuration"]), data))
     loop.go_to(to_step, end_epoch)
 
 
@@ -153,7 +153,7 @@ def _compare_data(receipt: Receipt, run: Run) -> None:
     """``Different`` when the image set is not the recorded one."""
     for line in receipt.starts:
         recorded = line.get("dataset", {})
-        for name, value in run.record.identity.items():
+        for name, value in run.dataset_record.identity.items():
             may_differ = name in ("name", "source")  # of a set that was moved
             if recorded.get(name) != value and not may_differ:
                 raise Different(

@@ -16,7 +16,7 @@ from distcnn.network import Network
 from distcnn.system.files import read_bytes, reading, write_atomically
 from distcnn.system.json_values import from_json, to_json
 
-RESULT, SUMS = "result.json", "SHA256SUMS"
+RESULT, SHA256SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
 ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
 """Those of which ``SHA256SUMS`` has the hashes."""
@@ -52,16 +52,34 @@ class DatasetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The result of a finished run.
+    """The result of a finished run. Accuracies are fractions, losses means over examples.
 
-    ``world_size`` is the number of ranks it began on. Accuracies are fractions, losses means over
-    examples. ``seconds_to_target`` counts from the start of the first step, tests included; the
-    three fields of a target are None without one.
+    Attributes:
+        model: the network's name, or the user's own as package.module:function.
+        architecture: the network as text (``distcnn.architecture``); empty where text cannot tell
+            it.
+        parameters: the number of parameters.
+        test_accuracy, test_correct, test_loss: of the last test, after the last step.
+        test_examples: in the test set.
+        train_loss: over the last epoch, or the part of it that was trained.
+        params_sha256: the hash of the last weights, equal for equal bits.
+        epochs: complete ones; a last partial epoch is not counted.
+        steps: all that were taken.
+        best_step: the step after which the test accuracy was best, the first of equals.
+        best_test_accuracy: after ``best_step``.
+        target_accuracy, target_reached: None without a target.
+        seconds_to_target: from the start of the first step, tests included; None if not reached.
+        world_size: the ranks that the run began on.
+        num_shards, microbatch_size, seed, reduction: as configured.
+        images_per_second: of all ranks together, over ``train_seconds``.
+        train_seconds: that the steps took, without tests and checkpoints.
+        dataset: the image set.
+        output: the run directory; empty where nothing was written.
+        network: the trained network, for prediction: of a result that ``Trainer.fit`` returned.
     """
 
     model: str = ""
     architecture: str = ""
-    """The network as text (``distcnn.architecture``); empty where text cannot tell it."""
     parameters: int = 0
     test_accuracy: float
     test_correct: int
@@ -85,9 +103,7 @@ class RunResult:
     train_seconds: float = 0.0
     dataset: DatasetRecord
     output: str = ""
-    """The run directory; empty where nothing was written."""
     network: Network | None = field(default=None, repr=False, compare=False)
-    """The trained network, for prediction: of a result that ``Trainer.fit`` returned."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
@@ -105,7 +121,7 @@ class RunResult:
         return from_json(cls, {**values, "output": "", "network": None})
 
 
-def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
+def weights_attributes(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
     """The attributes of a file with the weights of ``step``, which had ``test_accuracy``."""
     dataset = to_json(result.dataset)
     return {
@@ -128,7 +144,7 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
     files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, RECEIPT)}
     files[RESULT] = (json.dumps(result.to_json(), indent=2) + "\n").encode()
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
-    write_atomically(folder / SUMS, "".join(sums).encode())
+    write_atomically(folder / SHA256SUMS, "".join(sums).encode())
     write_atomically(folder / RESULT, files[RESULT])  # the last: where it is, the run is over
 
 
@@ -140,18 +156,18 @@ def read_result(folder: Path) -> RunResult:
 
 def damage_of(folder: Path) -> str | None:
     """The first file that does not match ``SHA256SUMS``, as text; None if there are no sums."""
-    if not os.path.lexists(folder / SUMS):
+    if not os.path.lexists(folder / SHA256SUMS):
         return None
     try:
-        with reading(SUMS, ValueError):
-            lines = read_bytes(folder / SUMS).decode().splitlines()
+        with reading(SHA256SUMS, ValueError):
+            lines = read_bytes(folder / SHA256SUMS).decode().splitlines()
             listed = {name: sha256 for sha256, name in (line.split("  ") for line in lines)}
         for name in ALL_FILES:
             if name in listed or os.path.lexists(folder / name):
                 with reading(name):
                     sha256 = hashlib.sha256(read_bytes(folder / name)).hexdigest()
                 if sha256 != listed.get(name):
-                    what = f"its SHA-256 does not match {SUMS}"
+                    what = f"its SHA-256 does not match {SHA256SUMS}"
                     return f"{name} is damaged or was edited: {what}"
     except InputError as error:
         return str(error)

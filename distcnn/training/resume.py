@@ -17,7 +17,7 @@ from distcnn.errors import InputError
 from distcnn.system.files import explaining
 from distcnn.system.wording import counted
 from distcnn.training import results
-from distcnn.training.checkpointing import read_snapshot
+from distcnn.training.checkpointing import parse_checkpoint
 from distcnn.training.fingerprint import differences
 from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
 from distcnn.training.results import CONFIG, RECEIPT, RunResult
@@ -50,7 +50,7 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     if result is None or "data" in request.given:  # otherwise nothing is imported
         require_trust(config.own_code, directory, request.given, request.trust_model)
     if checkpoint and result is None:
-        done, dataset = checkpoint.step, read_snapshot(checkpoint).dataset
+        done, dataset = checkpoint.step, parse_checkpoint(checkpoint).dataset
         if RunSchedule(config, dataset.train_examples).total_steps < done:
             raise InputError(
                 f"--resume: {directory} has already taken {counted(done, 'step')}, more than"
@@ -86,7 +86,7 @@ def read_stored(
 ) -> tuple[Config, Checkpoint | None]:
     """The run's configuration and its latest intact checkpoint (of a step up to ``at_most``)."""
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
-    saved = read_snapshot(checkpoint).config if checkpoint else None
+    saved = parse_checkpoint(checkpoint).config if checkpoint else None
     try:
         stored = read_config(directory)
     except InputError as error:
@@ -206,7 +206,7 @@ def open_directory(
         if (path / results.RESULT).exists():  # from fewer epochs than the run has now, or damaged
             step = point.checkpoint.step if point.checkpoint else 0
             (path / results.RESULT).rename(path / f"result-until-step-{step}.json")
-        (path / results.SUMS).unlink(missing_ok=True)
+        (path / results.SHA256SUMS).unlink(missing_ok=True)
     return path
 
 
@@ -215,7 +215,7 @@ def _carried(config: Config, point: ResumePoint | None) -> list[Checkpoint]:
     if point is None or point.checkpoint is None:
         return []
     found = [point.checkpoint]
-    best = read_snapshot(point.checkpoint).state.best_step
+    best = parse_checkpoint(point.checkpoint).state.best_step
     if best not in (None, point.checkpoint.step):
         # If it cannot be read, the end of the run reports that it is missing.
         with suppress(CheckpointError, InputError):
@@ -227,7 +227,7 @@ def _carried(config: Config, point: ResumePoint | None) -> list[Checkpoint]:
     ]
 
 
-def begin_records(
+def begin_recording(
     run: Run, path: Path, point: ResumePoint | None, report: Report, held: ExitStack
 ) -> RunDirectory:
     """Restore the directory's files to the checkpoint, and note this start in the receipt."""
@@ -245,7 +245,7 @@ def begin_records(
         texts = checkpoint.texts if checkpoint else {"metrics": "", "receipt": ""}
         directory.metrics.restore(texts["metrics"])
         directory.receipt.restore(texts["receipt"])
-    software = read_snapshot(checkpoint).software if checkpoint else run.software
+    software = parse_checkpoint(checkpoint).software if checkpoint else run.software
     if changes := differences(software, run.software):
         report(
             "warning: the run was started with other software or on another processor; its bits"
@@ -256,7 +256,7 @@ def begin_records(
         step,
         world_size=run.communicator.world_size,
         configuration=dataclasses.asdict(run.config),
-        dataset=run.record.identity,
+        dataset=run.dataset_record.identity,
         software=run.software,
         **({"model_sources": run.model_sources} if run.model_sources else {}),
     )

@@ -19,7 +19,7 @@ from distcnn.errors import InputError
 from distcnn.nn import Parameters
 from distcnn.system.files import explaining, remove_temporary_files
 from distcnn.training import results, run_files
-from distcnn.training.checkpointing import Records, take_snapshot
+from distcnn.training.checkpointing import RunRecorder, make_checkpoint
 from distcnn.training.ledger import Entry
 from distcnn.training.results import RunResult
 from distcnn.training.run_files import Report
@@ -29,7 +29,7 @@ from distcnn.training.state import State
 CHECKPOINTS = "checkpoints"
 
 
-class RunDirectory(Records):
+class RunDirectory(RunRecorder):
     """``config.toml`` first, then line by line metrics and receipt, at the end weights and result.
 
     If the folder is renamed meanwhile, it is followed; if it is removed, all is written again.
@@ -55,7 +55,7 @@ class RunDirectory(Records):
         self.receipt.add({"kind": kind, "step": step, **values})
 
     def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
-        snapshot = take_snapshot(run, state, entries, self.metrics.text, self.receipt.text)
+        snapshot = make_checkpoint(run, state, entries, self.metrics.text, self.receipt.text)
         if state.best_step == state.step:
             self._best = state.step, snapshot.folder("weights")
         self._writer.submit(state.step, snapshot, state.best_step)
@@ -66,7 +66,9 @@ class RunDirectory(Records):
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
         weights = parameters.named()
-        last = encode_weights(weights, results.describe(result, result.steps, result.test_accuracy))
+        last = encode_weights(
+            weights, results.weights_attributes(result, result.steps, result.test_accuracy)
+        )
 
         def write() -> None:
             self.metrics.complete()
@@ -103,7 +105,7 @@ class RunDirectory(Records):
                     f" best, cannot be read ({error})"
                 )
                 return None
-        attributes = results.describe(result, step, result.best_test_accuracy)
+        attributes = results.weights_attributes(result, step, result.best_test_accuracy)
         return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:
@@ -199,7 +201,9 @@ def occupy(path: Path, config: Config, held: ExitStack, carried: Sequence[Checkp
 
 
 def _require_no_run(path: Path) -> None:
-    found = [name for name in (*results.ALL_FILES, results.SUMS) if os.path.lexists(path / name)]
+    found = [
+        name for name in (*results.ALL_FILES, results.SHA256SUMS) if os.path.lexists(path / name)
+    ]
     if found or CheckpointStore(path / CHECKPOINTS).steps():
         raise InputError(
             f"--output: {path} already holds a run ({[*found, CHECKPOINTS][0]}): name another"

@@ -18,11 +18,11 @@ from distcnn.system.files import remove_temporary_files
 from distcnn.training import resume
 from distcnn.training.advice import warnings_of
 from distcnn.training.callbacks import Callback, Callbacks
-from distcnn.training.checkpointing import Records, check_dataset, restore_snapshot
+from distcnn.training.checkpointing import RunRecorder, check_dataset, restore_checkpoint
 from distcnn.training.loop import Loop
 from distcnn.training.progress import Progress
 from distcnn.training.results import RunResult
-from distcnn.training.resume import ResumePoint, begin_records, open_directory
+from distcnn.training.resume import ResumePoint, begin_recording, open_directory
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run
@@ -31,7 +31,8 @@ from distcnn.user_code import require_outside
 
 Announce = Callable[[Run, Path | None, State, ResumePoint | None], None]
 Trace = Callable[[Run, State, Callable[[], str | Path]], AbstractContextManager[object]]
-"""``(run, state, where the run directory is now) -> `` what is entered around the steps."""
+"""Called with the run, its state and a function that returns where the run directory is now, which
+may be renamed; returns a context that is entered around the steps."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Session:
     communicator: Communicator
     progress: Progress
     components: Components | None = None
+    """The objects in place of those that the configuration names."""
     images: Dataset | None = None
-    """The objects, and the image set, in place of those that the configuration names."""
+    """The image set in place of the one that the configuration names."""
     callbacks: Sequence[Callback] = ()
     writes: bool = True
     """Whether there is a run directory."""
@@ -69,7 +71,7 @@ class Session:
     def train(self) -> Outcome:
         """Find where to begin, and train to the end. Collective.
 
-        All ranks raise ``InputError``, or ``TrainingError`` or ``Stopped`` when the state is saved.
+        All ranks raise ``InputError``; ``TrainingError`` or ``Stopped`` after saving the state.
         """
         with ExitStack() as held:  # the lock of the run directory
             return self._train(held)
@@ -94,7 +96,14 @@ class Session:
             output = request.given.get("output", "")
             own = config.own_code.values()
             together(communicator, lambda: require_outside(own, request.resume, output))
-        run = prepare_run(config, communicator, progress.say, self.components, self.images)
+        callbacks, signals = Callbacks(self.callbacks, communicator), self.signals
+
+        def stop_request() -> str | None:
+            return (signals.requested if signals else None) or callbacks.problem
+
+        run = prepare_run(
+            config, communicator, progress.say, self.components, self.images, stop_request
+        )
         if point and (result := point.result):
             together(communicator, lambda: check_dataset(result.dataset, run))
             return _finished(point, result)
@@ -109,7 +118,7 @@ class Session:
             on_root(
                 communicator, lambda: resume.check_model(point, sources, accepted, progress.say)
             )
-        return self._take_steps(run, point, held)
+        return self._take_steps(run, point, callbacks, held)
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:
         """On root: the run to continue, locked if it is written there."""
@@ -123,14 +132,16 @@ class Session:
             CheckpointStore(directory / CHECKPOINTS).remove_temporary_files()
         return resume.find_resume_point(request, self.progress.say)
 
-    def _take_steps(self, run: Run, point: ResumePoint | None, held: ExitStack) -> Outcome:
+    def _take_steps(
+        self, run: Run, point: ResumePoint | None, callbacks: Callbacks, held: ExitStack
+    ) -> Outcome:
         communicator, progress = run.communicator, self.progress
         checkpoint = point.checkpoint if point else None
         state = State(world_size=communicator.world_size)
         if checkpoint:
             with Span(RESTORE):
-                state = together(communicator, lambda: restore_snapshot(run, checkpoint))
-        path, records = None, Records()
+                state = together(communicator, lambda: restore_checkpoint(run, checkpoint))
+        path, recorder = None, RunRecorder()
         if self.writes:
             making = self.signals.making_run() if self.signals else nullcontext()
             with making, Span(CREATE_RUN):
@@ -139,35 +150,24 @@ class Session:
                     lambda: open_directory(run.config, point, held, self.request.allow_other_owner),
                 )
             if communicator.rank == 0:
-                records = begin_records(run, path, point, progress.say, held)
+                recorder = begin_recording(run, path, point, progress.say, held)
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
         progress.start(run.schedule.total_steps, state.step)
-        callbacks = self._callbacks(run)
         callbacks.call("on_start", run.schedule.total_steps, state.step)
         callbacks.raise_together("before its first step")
         traced: AbstractContextManager[object] = nullcontext()
         if run.config.trace and path:
-            traced = self.trace(run, state, lambda: records.location or path)
+            traced = self.trace(run, state, lambda: recorder.location or path)
         try:
             with traced:
-                result = Loop(run, state, records, progress, callbacks).train()
+                result = Loop(run, state, recorder, progress, callbacks).train()
         finally:
             progress.close()
         callbacks.call("on_end", result)
         callbacks.raise_together("after its last step")
-        return Outcome(result, run, point, state, str(records.location or ""))
-
-    def _callbacks(self, run: Run) -> Callbacks:
-        """The callbacks; from now on, one that fails stops the run, and so does a signal."""
-        callbacks, signals = Callbacks(self.callbacks, run.communicator), self.signals
-
-        def stop_request() -> str | None:
-            return (signals.requested if signals else None) or callbacks.problem
-
-        run.step.stop_request = run.evaluation.stop_request = stop_request
-        return callbacks
+        return Outcome(result, run, point, state, str(recorder.location or ""))
 
 
 def _finished(point: ResumePoint, result: RunResult) -> Outcome:

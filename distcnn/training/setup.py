@@ -31,7 +31,7 @@ from distcnn.training.evaluation import Evaluation
 from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
-from distcnn.training.step import Lane, Step
+from distcnn.training.step import Lane, StopRequest, TrainingStep
 from distcnn.user_code import Sources, own_sources
 
 FORWARDS_A_STEP = 3
@@ -66,9 +66,9 @@ class Run:
     dataset: DatasetInfo
     model: Sequential
     parameters: Parameters
-    step: Step
+    training_step: TrainingStep
     evaluation: Evaluation
-    record: DatasetRecord
+    dataset_record: DatasetRecord
     """What is recorded of the image set."""
     software: dict[str, str]
     """Root's fingerprint."""
@@ -87,11 +87,13 @@ def prepare_run(
     report: Callable[[str], None],
     components: Components | None = None,
     images: Dataset | None = None,
+    stop_request: StopRequest = lambda: None,
 ) -> Run:
     """Check the input, read this rank's part of the data, plan all buffers. Collective.
 
     ``report`` takes lines for the user, on root. ``components`` and ``images`` take the place of
-    what ``config`` names. ``InputError`` is raised on all ranks.
+    what ``config`` names. Steps and tests ask ``stop_request``, on every rank, whether to stop.
+    ``InputError`` is raised on all ranks.
     """
     own_shards = together(communicator, lambda: _check_world(config, communicator))
     made = components or together(communicator, lambda: named_components(config))
@@ -117,7 +119,7 @@ def prepare_run(
     mean, std = np.array(content.mean), np.array(content.std)
     built_in = any(made.loss is loss for loss in LOSSES.values())
     loss = made.loss if built_in else OwnLoss(made.loss)
-    optimizer = made.optimizer.start(plan.parameters.values)
+    updater = made.optimizer.start(plan.parameters.values)
 
     def make_lane() -> Lane:
         another = plan.model.plan(shape, size, plan.parameters)
@@ -125,12 +127,14 @@ def prepare_run(
 
     lane = Lane(plan, Microbatch(shape, size, mean, std))
     with Span(spans.BUILD_NETWORK):
-        step = make_step(config, communicator, lane, make_lane, loss, optimizer, data.shards)
+        training_step = make_step(
+            config, communicator, lane, make_lane, loss, updater, data.shards, stop_request
+        )
     blocks = FORWARDS_A_STEP * -(-config.num_shards // communicator.world_size)
     tests = info.examples["test"]
-    evaluation = Evaluation(lane, loss, data.test, tests, communicator, blocks)
+    evaluation = Evaluation(lane, loss, data.test, tests, communicator, blocks, stop_request)
     with Span(spans.COMPARE_RANKS):
-        record = record_of(info, content, communicator)
+        dataset_record = record_of(info, content, communicator)
         for remark in content.remarks:
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
@@ -143,9 +147,9 @@ def prepare_run(
         dataset=info,
         model=plan.model,
         parameters=plan.parameters,
-        step=step,
+        training_step=training_step,
         evaluation=evaluation,
-        record=record,
+        dataset_record=dataset_record,
         software=software,
         model_sources=sources,
     )

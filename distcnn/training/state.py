@@ -8,6 +8,9 @@ from typing import Any
 from distcnn.distributed import Totals
 from distcnn.system.json_values import from_json, to_json
 
+END_PENDING_KEY = "epoch_is_open"
+"""The name of ``epoch_end_pending`` in checkpoints."""
+
 
 @dataclass
 class Meter:
@@ -41,7 +44,7 @@ class State:
     """The state after ``step`` steps, the same on all ranks."""
 
     step: int = 0
-    epoch_is_open: bool = False
+    epoch_end_pending: bool = False
     """An epoch's last step was taken, but its test and its line of metrics are still to come."""
     world_size: int = 1
     """Ranks that the run began on."""
@@ -84,12 +87,14 @@ class State:
                 0 <= self.test_step <= last and test.examples > 0 if test else self.test_step == -1
             )
             and (self.best_correct == -1 if best is None else 0 <= best <= last)
-            and (self.epoch.examples > 0 or not self.epoch_is_open)
+            and (self.epoch.examples > 0 or not self.epoch_end_pending)
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``from_json`` gives the same state, bit for bit."""
-        return to_json(self)
+        values = to_json(self)
+        values[END_PENDING_KEY] = values.pop("epoch_end_pending")
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> State:
@@ -98,4 +103,7 @@ class State:
         ``LookupError`` or ``TypeError`` when it is not a state.
         """
         steps_seconds = values["whole"]["seconds"] + values["safety_seconds"]
-        return from_json(cls, {"run_seconds": steps_seconds, **values})
+        pending = values.get(END_PENDING_KEY, False)
+        return from_json(
+            cls, {"run_seconds": steps_seconds, "epoch_end_pending": pending, **values}
+        )

@@ -38,9 +38,13 @@ Counts = tuple[float, int, int]
 """The sum of a shard's losses, its correct answers, its examples."""
 Streams = Callable[[int, int], RandomSource]
 """``(step, shard) -> random``: what layers draw from, by their names."""
+StopRequest = Callable[[], str | None]
+"""Why this rank should stop, as text (a signal, or a callback that failed); else None."""
+Hook = Callable[[Position, Part, Lane], None]
+"""Called for each shard of a step when its microbatch is filled: a place for a debugger."""
 
 
-class Step:
+class TrainingStep:
     """Takes steps: for each shard of this rank, fill a microbatch, go forward, go backward, and
     add the gradient; then sum over all ranks, and update the parameters.
 
@@ -54,20 +58,24 @@ class Step:
         self,
         lanes: Sequence[Lane],
         loss: Loss,
-        optimizer: Updater,
+        updater: Updater,
         shards: Sequence[Part],
         reducer: Reducer,
         failures: ShardFailures,
         streams: Streams,
+        stop_request: StopRequest,
     ) -> None:
         self.lanes, self.lane = lanes, lanes[0]
-        self.loss, self.optimizer, self.shards = loss, optimizer, shards
+        self.loss, self.updater, self.shards = loss, updater, shards
         self.reducer, self.failures, self.streams = reducer, failures, streams
         self.ledger = Ledger(shards)
-        self.stop_request: Callable[[], str | None] = lambda: None
-        """The signal that asked this rank to stop, if any: the totals then tell all ranks."""
-        self.before_shard: Callable[[Position, Part, Lane], None] | None = None
-        """Called when a microbatch is filled: a place for a debugger."""
+        self.stop_request = stop_request
+        """Asked once in a step; the totals tell all ranks."""
+        self._hooks: list[Hook] = []
+
+    def add_hook(self, hook: Hook) -> None:
+        """Call ``hook`` for every shard from now on, before the hooks added earlier."""
+        self._hooks.insert(0, hook)
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """Take a step, all ranks together; its totals.
@@ -82,7 +90,7 @@ class Step:
             # The next step's sums reject values that overflow here.
             with Span(spans.UPDATE), np.errstate(over="ignore", invalid="ignore"):
                 values, count = self.lane.plan.parameters.values, totals.examples
-                self.optimizer.step(values, self.reducer.gradient, learning_rate, count=count)
+                self.updater.step(values, self.reducer.gradient, learning_rate, count=count)
         return totals
 
     def _sum_gradients(self, at: Position) -> Totals:
@@ -105,8 +113,8 @@ class Step:
             examples = shard.fill(microbatch, at.epoch, at.step_of_epoch)
         with Span(spans.LEDGER):
             self.ledger.mark(shard.index, microbatch.chosen)
-        if self.before_shard is not None:
-            self.before_shard(at, shard, lane)
+        for hook in self._hooks:
+            hook(at, shard, lane)
         random = self.streams(at.step, shard.index)
         with computing():
             logits = plan.forward(microbatch.images, training=True, random=random)

@@ -17,7 +17,7 @@ from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import RunResult
-from distcnn.training.resume import begin_records, open_directory
+from distcnn.training.resume import begin_recording, open_directory
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import prepare
@@ -34,12 +34,12 @@ class Story:
         """Train to the end and return the result; ``meanwhile`` is called before each step."""
         progress = NoProgress()
         progress.say = self.said.append  # type: ignore[method-assign]
-        self.run.step.before_shard = lambda at, shard, lane: (
-            meanwhile(at.step) if shard.index == 0 else None
+        self.run.training_step.add_hook(
+            lambda at, shard, lane: meanwhile(at.step) if shard.index == 0 else None
         )
         with threadpool_limits(THREADS_PER_RANK), ExitStack() as held:
             open_directory(self.run.config, None, held)
-            directory = begin_records(self.run, self.path, None, progress.say, held)
+            directory = begin_recording(self.run, self.path, None, progress.say, held)
             result = Loop(self.run, State(), directory, progress).train()
             self.path = directory.location
         return result

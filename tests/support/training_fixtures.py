@@ -20,7 +20,7 @@ from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
-from distcnn.training.checkpointing import Records
+from distcnn.training.checkpointing import RunRecorder
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import damage_of
@@ -232,7 +232,7 @@ def train_in_process(data: Path, **flags: Any) -> list[str]:
     )
     with threadpool_limits(THREADS_PER_RANK):
         run = prepare_run(config, Communicator(), said.say)
-        Loop(run, State(), Records(), said).train()
+        Loop(run, State(), RunRecorder(), said).train()
     return said.lines
 
 

@@ -190,7 +190,7 @@ def test_statistics_that_the_file_lacks_are_those_of_memory(
 ) -> None:
     path = with_chunks(tmp_path / "set.h5", image_set(train=1003, test=77), CHUNK, statistics=False)
     runs = [prepare(path, data_memory=memory) for memory in (0.0, 0.25)]
-    microbatches: list[Any] = [run.step.lane.microbatch for run in runs]
+    microbatches: list[Any] = [run.training_step.lane.microbatch for run in runs]
     assert microbatches[0]._scale.tobytes() == microbatches[1]._scale.tobytes()
     assert microbatches[0]._shift.tobytes() == microbatches[1]._shift.tobytes()
     assert runs[0].record.content_sha256 == runs[1].record.content_sha256

@@ -85,7 +85,9 @@ def test_the_gradients_of_all_named_networks_are_right(model: str, image_set: Ma
     said: list[str] = []
     check_network(run, said.append)
     assert said[0].startswith("debug    gradient check passed, relative error ")
-    assert run.step.before_shard is not None
+    run.training_step.lane.plan.parameters.values[:] = np.nan
+    with pytest.raises(TrainingError, match=r"shard 0: the parameter .* is nan"):
+        run.training_step(0, 0, 0, 0.1)
 
 
 def test_a_wrong_backward_is_refused(
@@ -166,7 +168,7 @@ def test_the_debugger_shows_what_the_distributed_run_had(
     where = ["--break-at-step", str(step), "--shard", str(shard)]
     done = debug("--resume", str(distributed), *where, commands=LOOK + "c\n", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    owner = prepare(image_set()).step.shards[shard]
+    owner = prepare(image_set()).training_step.shards[shard]
     with h5py.File(image_set()) as file:
         chosen = owner.order(step // 4)[step % 4 * 8 : step % 4 * 8 + 8] + owner.first_example
         labels = [int(file["train/labels"][each]) for each in chosen]

@@ -86,7 +86,7 @@ def read(stderr: str) -> Failure:
 
 
 def examples_of(data: Path, step: int, shard: int) -> list[int]:
-    owner = prepare(data).step.shards[shard]
+    owner = prepare(data).training_step.shards[shard]
     epoch, step_of_epoch = divmod(step, 4)
     return [
         owner.first_example + int(index)
@@ -272,6 +272,6 @@ def test_any_ranks_report_the_same_and_cannot_continue(
 
 def test_example_numbers_are_those_of_the_file(white: Path) -> None:
     """The tests above rely on this: example numbers identify the pixels in the file."""
-    shard = prepare(white).step.shards[5]
+    shard = prepare(white).training_step.shards[5]
     assert shard.first_example == 126
     assert np.all(shard.images[WHITE - 126] == 255)

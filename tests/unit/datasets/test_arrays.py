@@ -105,7 +105,7 @@ def test_what_is_not_given_is_counted_and_named() -> None:
         ({"train_labels": [-1, 0, 1, 2]}, r"train_labels go from -1 to 2"),
         ({"classes": 2}, r"train_labels go from 0 to 2: .* 0 to 1"),
         ({"classes": 0}, r"classes \(=0\)"),
-        ({"train_labels": [0, 1, 2, 2**40]}, r"classes \(=1099511627777\) must be 1 to"),
+        ({"train_labels": [0, 1, 2, 5000]}, r"a label is 5000, but 8 examples"),
         ({"class_names": ["a"]}, r"class_names has 1 names for 3 classes"),
     ],
 )

@@ -202,10 +202,10 @@ def test_steps_are_counted_and_the_vectors_stay_the_same_objects(variant: str) -
     values = np.ones(3)
     optimizer = VARIANTS[variant](values)
     vectors = dict(optimizer.state)
-    assert optimizer.steps == 0
+    assert optimizer.steps_taken == 0
     for step in range(1, 4):
         optimizer.step(values, np.ones(3), 0.1)
-        assert optimizer.steps == step
+        assert optimizer.steps_taken == step
     assert all(optimizer.state[name] is vector for name, vector in vectors.items())
 
 
@@ -219,9 +219,7 @@ def test_state_and_steps_are_all_it_remembers(variant: str) -> None:
 
     restored_values = values.copy()
     restored = VARIANTS[variant](np.zeros(50, np.float32))
-    restored.steps = optimizer.steps
-    for name, vector in optimizer.state.items():
-        restored.state[name][:] = vector
+    restored.restore(optimizer.state, optimizer.steps_taken)
     for _ in range(3):
         grads = rng.standard_normal(50).astype(np.float32)
         optimizer.step(values, grads.copy(), 0.1)

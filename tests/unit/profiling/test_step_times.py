@@ -107,7 +107,7 @@ def take(run: Run, steps: int) -> list[StepTimes]:
 
     def interval() -> None:
         step = next(numbers)
-        run.step(step, 0, step, 0.1)
+        run.training_step(step, 0, step, 0.1)
 
     return measure_steps(interval, steps, run.communicator)
 
@@ -126,7 +126,7 @@ def test_a_real_step_adds_up_and_no_bit_changes(
         for _ in range(2)
     )
     for step in range(3):
-        plain.step(step, 0, step, 0.1)
+        plain.training_step(step, 0, step, 0.1)
     times = take(run, 3)
     assert run.parameters.values.tobytes() == plain.parameters.values.tobytes()
     for step_time in times:
@@ -141,12 +141,12 @@ def test_time_goes_to_the_part_that_took_it(
     image_set: MakeImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = prepare(image_set(), num_shards=3)
-    loss = run.step.loss
+    loss = run.training_step.loss
 
     def slow_loss(*arguments: np.ndarray) -> object:
         time.sleep(0.02)
         return loss(*arguments)
 
-    monkeypatch.setattr(run.step, "loss", slow_loss)
+    monkeypatch.setattr(run.training_step, "loss", slow_loss)
     (times,) = take(run, 1)
     assert times.parts["loss"] >= 3 * 0.02  # of three shards

@@ -26,7 +26,7 @@ WORK = [
     (setup, "build_model", "building the network"),
     (setup, "survey", "reading and hashing the image set"),
     (consistency, "fingerprint", "comparing settings and software of the ranks"),
-    (session, "restore_snapshot", "restoring the checkpoint"),
+    (session, "restore_checkpoint", "restoring the checkpoint"),
     (session, "open_directory", "creating the run directory"),
     (loop, "close_epoch", "checking that the epoch used every example once"),
     (loop, "compare_replicas", "hashing and comparing the weights"),
@@ -76,7 +76,7 @@ def test_waiting_for_a_window_is_distinguished_from_computing(
 
     run = run_in_windows
     monkeypatch.setattr(ExampleFile, "read", slow)
-    work = run.evaluation if testing else lambda: run.step(0, 0, 0, 0.01)
+    work = run.evaluation if testing else lambda: run.training_step(0, 0, 0, 0.01)
 
     def watched() -> None:
         with heartbeat.listening():

@@ -13,7 +13,7 @@ import pytest
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.distributed import Communicator
 from distcnn.errors import InputError
-from distcnn.training.checkpointing import read_snapshot, restore_snapshot, take_snapshot
+from distcnn.training.checkpointing import make_checkpoint, parse_checkpoint, restore_checkpoint
 from distcnn.training.ledger import all_entries
 from distcnn.training.loop import Loop
 from distcnn.training.setup import Run
@@ -22,8 +22,8 @@ from tests.support.training_fixtures import loop_of, prepare
 
 
 def snapshot_of(loop: Loop) -> Checkpoint:
-    entries = all_entries(loop.run.step.ledger, Communicator(), loop.run.config.num_shards)
-    return take_snapshot(loop.run, loop.state, entries, "metrics so far\n", "receipt so far\n")
+    entries = all_entries(loop.run.training_step.ledger, Communicator(), loop.run.config.num_shards)
+    return make_checkpoint(loop.run, loop.state, entries, "metrics so far\n", "receipt so far\n")
 
 
 def at_step(run: Run, step: int, end_epoch: bool = True) -> Loop:
@@ -35,13 +35,13 @@ def at_step(run: Run, step: int, end_epoch: bool = True) -> Loop:
 def everything(loop: Loop) -> dict[str, Any]:
     """All that must be equal; seconds need not be."""
     state = without_seconds(loop.state.to_json())
-    optimizer = loop.run.step.optimizer
+    optimizer = loop.run.training_step.updater
     return {
         "weights": loop.run.parameters.values.tobytes(),
         "optimizer": {name: vector.tobytes() for name, vector in optimizer.state.items()},
-        "optimizer's steps": optimizer.steps,
+        "optimizer's steps": optimizer.steps_taken,
         "state": state,
-        "ledger": loop.run.step.ledger.entries(),
+        "ledger": loop.run.training_step.ledger.entries(),
     }
 
 
@@ -70,10 +70,10 @@ def test_a_restored_run_continues_to_the_same_bits(
     store = CheckpointStore(tmp_path)
     store.save(step, snapshot_of(first))
     run = prepare(image_set(), **flags, **rate)
-    second = loop_of(run, restore_snapshot(run, store.load(step)))
+    second = loop_of(run, restore_checkpoint(run, store.load(step)))
     assert everything(second) == everything(first)
     assert second.state.whole == first.state.whole
-    assert second.state.epoch_is_open == (not end_epoch)
+    assert second.state.epoch_end_pending == (not end_epoch)
     for loop in (first, second):
         loop.go_to(8)
     assert everything(second) == everything(first)
@@ -88,7 +88,7 @@ def test_a_snapshot_holds_copies(image_set: MakeImageSet) -> None:
     loop.go_to(4)
     assert {name: array.tobytes() for name, array in snapshot.arrays.items()} == before
     assert snapshot.texts["state"] == state
-    vectors = [loop.run.parameters.values, *loop.run.step.optimizer.state.values()]
+    vectors = [loop.run.parameters.values, *loop.run.training_step.updater.state.values()]
     assert not any(
         np.shares_memory(array, vector) for array in snapshot.arrays.values() for vector in vectors
     )
@@ -119,7 +119,7 @@ def test_what_a_snapshot_says(image_set: MakeImageSet) -> None:
         "receipt so far\n",
     )
     assert json.loads(snapshot.texts["configuration"]) == dataclasses.asdict(loop.run.config)
-    assert json.loads(snapshot.texts["dataset"]) == loop.run.record.identity
+    assert json.loads(snapshot.texts["dataset"]) == loop.run.dataset_record.identity
 
 
 def test_at_an_epochs_end_all_examples_of_it_are_used(image_set: MakeImageSet) -> None:
@@ -140,27 +140,28 @@ def test_another_image_set_is_refused(image_set: MakeImageSet, tmp_path: Path) -
     with pytest.raises(
         InputError, match=r"^--data: .*set\.h5 is not the image set the run was started with"
     ) as caught:
-        restore_snapshot(other, snapshot_of(loop))
-    assert f"{other.record.content_sha256}, not {loop.run.record.content_sha256})" in str(
-        caught.value
+        restore_checkpoint(other, snapshot_of(loop))
+    assert (
+        f"{other.dataset_record.content_sha256}, not {loop.run.dataset_record.content_sha256})"
+        in str(caught.value)
     )
     assert "name the set 'squares' of 203 training examples" in str(caught.value)
     moved = prepare(write_image_set(tmp_path / "moved.h5"))  # the same content elsewhere
-    assert restore_snapshot(moved, snapshot_of(loop)).step == 3
+    assert restore_checkpoint(moved, snapshot_of(loop)).step == 3
 
 
 def test_another_network_is_refused(image_set: MakeImageSet) -> None:
     snapshot = snapshot_of(at_step(prepare(image_set()), 3))
     with pytest.raises(InputError, match=r"the checkpoint's weights are .*conv1\.weight"):
-        restore_snapshot(prepare(image_set(), model="mlp"), snapshot)
+        restore_checkpoint(prepare(image_set(), model="mlp"), snapshot)
     changed = {
         name.replace("optimizer/velocity/conv1.bias", "optimizer/velocity/b"): array
         for name, array in snapshot.arrays.items()
     }
     with pytest.raises(InputError, match=r"the checkpoint's optimizer/velocity are "):
-        restore_snapshot(prepare(image_set()), dataclasses.replace(snapshot, arrays=changed))
+        restore_checkpoint(prepare(image_set()), dataclasses.replace(snapshot, arrays=changed))
     with pytest.raises(InputError, match=r"the checkpoint's optimizer/first_moment are \{\}"):
-        restore_snapshot(prepare(image_set(), optimizer="adam"), snapshot)
+        restore_checkpoint(prepare(image_set(), optimizer="adam"), snapshot)
 
 
 @pytest.mark.parametrize("step", [3, 4, 7])
@@ -169,13 +170,13 @@ def test_another_order_of_examples_is_refused(step: int, image_set: MakeImageSet
     with pytest.raises(
         InputError, match=rf"^checkpoint of step {step}: shard 0 had used \d+ examples"
     ):
-        restore_snapshot(prepare(image_set(), seed=1), snapshot)
+        restore_checkpoint(prepare(image_set(), seed=1), snapshot)
     used = snapshot.arrays["shards/examples_used"].copy()
     used[5] += 1
     with pytest.raises(
         InputError, match=rf"^checkpoint of step {step}: shard 5 had used {used[5]} "
     ):
-        restore_snapshot(
+        restore_checkpoint(
             prepare(image_set()),
             dataclasses.replace(snapshot, arrays={**snapshot.arrays, "shards/examples_used": used}),
         )
@@ -195,12 +196,12 @@ MADE_UP = [None, True, -1, 0, 3.5, 1e300, "", "x", [], [1], {}, {"a": 1}, 10**30
 
 @pytest.mark.parametrize("name", ["configuration", "dataset", "state", "orders_sha256"])
 def test_a_text_that_was_made_up_is_refused(name: str, genuine: Checkpoint) -> None:
-    read_snapshot(genuine)
+    parse_checkpoint(genuine)
     for text in ("", "{", "[" * 100_000, *(json.dumps(each) for each in MADE_UP if each != {})):
         with pytest.raises(InputError, match="the checkpoint of step 5 has unexpected content"):
-            read_snapshot(dataclasses.replace(genuine, texts={**genuine.texts, name: text}))
+            parse_checkpoint(dataclasses.replace(genuine, texts={**genuine.texts, name: text}))
     with pytest.raises(InputError, match=name):
-        read_snapshot(
+        parse_checkpoint(
             dataclasses.replace(
                 genuine, texts={key: text for key, text in genuine.texts.items() if key != name}
             )
@@ -218,7 +219,7 @@ def test_a_value_of_another_type_in_a_text_is_refused_or_does_no_harm(
                 genuine, texts={**genuine.texts, name: json.dumps({**values, key: made_up})}
             )
             try:
-                read_snapshot(forged)
+                parse_checkpoint(forged)
             except InputError:
                 refused += 1
     assert refused > 3 * len(values)
@@ -230,7 +231,7 @@ def test_a_best_test_that_was_made_up_is_refused(genuine: Checkpoint) -> None:
         for made_up in ("x", 3.5, True, [1], 10**30):
             if key != "best_correct" or made_up != 10**30:
                 with pytest.raises(InputError, match="unexpected content"):
-                    read_snapshot(
+                    parse_checkpoint(
                         dataclasses.replace(
                             genuine,
                             texts={**genuine.texts, "state": json.dumps({**state, key: made_up})},
@@ -243,19 +244,19 @@ def test_arrays_and_counts_of_another_type_are_refused(
 ) -> None:
     for used in (np.zeros(3, np.int64), np.zeros(8, np.float32), np.int64(3)):
         with pytest.raises(InputError, match="examples_used"):
-            read_snapshot(
+            parse_checkpoint(
                 dataclasses.replace(
                     genuine, arrays={**genuine.arrays, "shards/examples_used": np.asarray(used)}
                 )
             )
     with pytest.raises(InputError, match="optimizer_steps"):
-        read_snapshot(
+        parse_checkpoint(
             dataclasses.replace(genuine, attributes={**genuine.attributes, "optimizer_steps": "x"})
         )
     name = "weights/conv1.bias"
     for array in (genuine.arrays[name].astype(np.int64), genuine.arrays[name][:-1]):
         with pytest.raises(InputError, match="the checkpoint's weights are"):
-            restore_snapshot(
+            restore_checkpoint(
                 prepare(image_set()),
                 dataclasses.replace(genuine, arrays={**genuine.arrays, name: array}),
             )

@@ -128,9 +128,9 @@ def test_one_bit_of_the_optimizer_is_found(optimizer: str, vector: str) -> None:
 
 
 def test_the_first_parameter_is_named() -> None:
-    def damage(rank: int, parameters: Parameters, optimizer: Updater) -> None:
+    def damage(rank: int, parameters: Parameters, updater: Updater) -> None:
         if rank == 1:
-            flip(optimizer.state["first_moment"], 0)
+            flip(updater.state["first_moment"], 0)
             flip(parameters.values, 20)
             flip(parameters.values, 9)
 

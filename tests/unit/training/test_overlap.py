@@ -14,8 +14,8 @@ from distcnn.distributed import Allreduce, Communicator, share_of
 from distcnn.nn import Dense, Flatten, ReLU, Sequential, softmax_cross_entropy
 from distcnn.nn.layer import Array, Call, Layer, Shape
 from distcnn.optim import SGD
-from distcnn.training.overlap import MOST_LANES, OverlappedStep, make_step, open_allreduce
-from distcnn.training.step import Lane, Step
+from distcnn.training.overlap import MOST_LANES, OverlappedTrainingStep, make_step, open_allreduce
+from distcnn.training.step import Lane, TrainingStep
 
 SHAPE, MICROBATCH_SIZE = (1, 6, 5), 4
 
@@ -75,7 +75,7 @@ MODEL = Sequential([Flatten(), Dense(200), ReLU(), Dropout(0.3), Dense(200), ReL
 """Two buckets: the last two dense layers, and the first."""
 
 
-def steps_of(config: Config, num_shards: int) -> Step:
+def steps_of(config: Config, num_shards: int) -> TrainingStep:
     """Ready for the first step, on one rank."""
     examples = num_shards * MICROBATCH_SIZE - 1  # one shard's last microbatch is padded
     rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def steps_of(config: Config, num_shards: int) -> Step:
     )
 
 
-def trained(step: Step) -> list[Any]:
+def trained(step: TrainingStep) -> list[Any]:
     """Weights after three steps, and the sums of each step."""
     totals = [step(number, 0, 0, learning_rate=0.1) for number in range(3)]
     seen = [(round(one.loss_sum, 3), one.correct, one.examples) for one in totals]
@@ -112,7 +112,7 @@ def trained(step: Step) -> list[Any]:
 def test_an_overlapped_step_gives_the_same_bits(num_shards: int, reduction: str) -> None:
     config = Config(reduction=reduction, overlap="on", seed=3)
     overlapped = steps_of(config, num_shards)
-    assert isinstance(overlapped, OverlappedStep)
+    assert isinstance(overlapped, OverlappedTrainingStep)
     assert len(overlapped.reducer.buckets) == 2
     plain = steps_of(replace(config, overlap="off"), num_shards)
     assert not plain.overlaps

@@ -22,7 +22,7 @@ METERS = st.builds(Meter, FLOATS, COUNTS, COUNTS, FLOATS)
 STATES = st.builds(
     State,
     step=COUNTS,
-    epoch_is_open=st.booleans(),
+    epoch_end_pending=st.booleans(),
     world_size=st.integers(1, 10**6),
     whole=METERS,
     epoch=METERS,

@@ -17,14 +17,14 @@ from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
 from distcnn.nn.parameters import Parameters
 from distcnn.optim import SGD
 from distcnn.training.overlap import make_step
-from distcnn.training.step import Lane, Step
+from distcnn.training.step import Lane, TrainingStep
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import stepped
 
 EXAMPLES, NUM_SHARDS, MICROBATCH_SIZE = 10, 3, 4  # shards of 3, 3, 4: two of them padded
 
 
-def a_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
+def a_step(gradient_limit: float = 4096.0, std: float = 0.25) -> TrainingStep:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, 3, 2, 1)).astype(np.uint8)
     labels = rng.integers(0, 5, EXAMPLES)
@@ -45,7 +45,7 @@ def a_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     return make_step(config, Communicator(), lane, lambda: lane, loss, optimizer, shards)
 
 
-def parameters_of(step: Step) -> Parameters:
+def parameters_of(step: TrainingStep) -> Parameters:
     return step.lane.plan.parameters
 
 

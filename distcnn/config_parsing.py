@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.cli.parser import Parser, meant
-from distcnn.config import KINDS, RENAMED, STEPS_TRACED, Config, Group, as_flag
+from distcnn.config import KINDS, RENAMED, STEPS_TRACED, Config, Group, Values, as_flag
 from distcnn.errors import InputError
 from distcnn.registry import OWN
 from distcnn.system.files import open_named
@@ -36,7 +36,9 @@ class Request:
 
     given: dict[str, Any]
     resume: str = RESUMING.field(
-        "", "continue the run in this directory, with its flags and to the same bits", "RUN_DIR"
+        "",
+        "continue the run in this directory, with its flags and to the same bits",
+        Values("RUN_DIR"),
     )
     trust_model: bool = RESUMING.field(
         False, "import the package.module:name that the run directory or --config file names"
@@ -54,9 +56,11 @@ class Request:
         None,
         "open the debugger in step N (from 0) and write nothing; with --resume, start from the"
         " nearest checkpoint",
-        "N",
+        Values("N"),
     )
-    shard: int | None = DEBUGGING.field(None, "shard of that step to stop at (default 0)", "K")
+    shard: int | None = DEBUGGING.field(
+        None, "shard of that step to stop at (default 0)", Values("K")
+    )
 
     @property
     def config(self) -> Config:
@@ -125,8 +129,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
-    name, default, about = field.name, field.default, field.metadata
-    text = about["help"].replace("%", "%%")
+    name, default, values = field.name, field.default, field.metadata["values"]
+    text = field.metadata["help"].replace("%", "%%")
     if default is False:
         section.add_argument(as_flag(name), action="store_true", help=text)
         return
@@ -134,12 +138,12 @@ def _add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -
         text += f" (default {default})"
     if name in TARGET_DEFAULTS:
         text += f", {TARGET_DEFAULTS[name]} with --target-accuracy"
-    choices = [*about["choices"], *(["MODULE:NAME"] if name in OWN else [])]
+    choices = [*values.choices, *(["MODULE:NAME"] if name in OWN else [])]
     bare: dict[str, Any] = {"nargs": "?", "const": STEPS_TRACED} if name == "trace" else {}
     section.add_argument(
         as_flag(name),
         type=int if default is None else type(default),
-        metavar=about["unit"] or "|".join(choices),
+        metavar=values.placeholder or "|".join(choices),
         help=text,
         **bare,
     )

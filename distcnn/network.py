@@ -244,5 +244,5 @@ def _recorded_model(about: Mapping[str, Any], path: Path, trusted: bool) -> Sequ
 
 
 if __name__ == "__main__":
-    # In 0.2.0, python -m distcnn.network tested the interconnect: name the command that does it now.
+    # In 0.2.0, python -m distcnn.network tested the interconnect: name the command of today.
     sys.exit("the interconnect is tested by python -m distcnn.scaling.interconnect_test")

@@ -25,7 +25,7 @@ each bucket over all ranks while the rest is still being computed:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from typing import Protocol
@@ -58,8 +58,6 @@ class Arithmetic(Protocol):
     num_terms: int
     limit: float
 
-    def __init__(self, num_terms: int, limit: float) -> None: ...
-
     def add(self, total: FloatVector, terms: FloatVector, fresh: bool = False) -> None: ...
 
     def sum_of(self, ranks: Iterable[Iterable[FloatVector]], bound: float) -> FloatVector: ...
@@ -87,8 +85,8 @@ class FastSum:
         return reduce(np.add, [reduce(np.add, of_rank) for of_rank in ranks])
 
 
-SUMS: dict[str, type[Arithmetic]] = {"exact": ExactSum, "fast": FastSum}
-"""The sums that ``--reduction`` names."""
+SUMS: dict[str, Callable[[int, float], Arithmetic]] = {"exact": ExactSum, "fast": FastSum}
+"""The sums that ``--reduction`` names, each made of ``(num_terms, limit)``."""
 
 
 class Reducer(ABC):

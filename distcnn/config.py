@@ -53,7 +53,6 @@ def one_of(*names: str) -> Values:
     return Values(choices=names)
 
 
-ANY = Values()
 SEEDS = Values("INTEGER", lambda n: 0 <= n < 2**64, "0 to 2^64 - 1")
 RATES = Values("RATE", lambda x: 0 < x < math.inf, "a number above 0")
 MOMENTA = Values("FACTOR", lambda x: 0 <= x < 1, "0 or more and below 1")
@@ -80,12 +79,16 @@ class Group:
     free: bool = False
     """Whether a resumed run may change the fields, because the weights do not depend on them."""
 
-    def field(self, default: Any, help: str, values: Values = ANY, *, free: bool = False) -> Any:
+    def field(
+        self, default: Any, help: str, values: Values | str = "", *, free: bool = False
+    ) -> Any:
         """A field of a dataclass, with the metadata that its flag and its checks are made of.
 
-        ``help`` says what a value means, with its unit; ``free`` is as for the group.
+        ``help`` says what a value means, with its unit. ``values`` may be just a placeholder, if
+        all values of the default's type are accepted. ``free`` is as for the group.
         """
-        metadata = {"group": self, "help": help, "values": values, "free": free or self.free}
+        accepted = Values(values) if isinstance(values, str) else values
+        metadata = {"group": self, "help": help, "values": accepted, "free": free or self.free}
         return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -104,14 +107,14 @@ class Config:
     data: str = DATA.field(
         DEFAULT_PATH,
         "image set in HDF5 (data/README.md); the default, MNIST, is prepared if it is missing",
-        Values("FILE"),
+        "FILE",
         free=True,
     )
     source: str = DATA.field(
         "",
         "folder with the four MNIST files (IDX, gzipped or not) to prepare MNIST from;"
         f" without it: ${SOURCE_VARIABLE}, then public mirrors",
-        Values("FOLDER"),
+        "FOLDER",
         free=True,
     )
     data_memory: float = DATA.field(
@@ -122,9 +125,7 @@ class Config:
     )
 
     model: str = MODEL.field(
-        "lenet",
-        f"network: {', '.join(MODELS)}, or your own: package.module:function",
-        Values("NAME"),
+        "lenet", f"network: {', '.join(MODELS)}, or your own: package.module:function", "NAME"
     )
     loss: str = MODEL.field("cross-entropy", "loss function", one_of(*LOSSES))
 
@@ -210,7 +211,7 @@ class Config:
     )
 
     output: str = CHECKPOINTS.field(
-        "", "run directory, new or empty; default runs/<model>-<time>", Values("FOLDER")
+        "", "run directory, new or empty; default runs/<model>-<time>", "FOLDER"
     )
     checkpoint_every: int = CHECKPOINTS.field(
         500,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.cli.parser import Parser, meant
-from distcnn.config import KINDS, RENAMED, STEPS_TRACED, Config, Group, Values, as_flag
+from distcnn.config import KINDS, RENAMED, STEPS_TRACED, Config, Group, as_flag
 from distcnn.errors import InputError
 from distcnn.registry import OWN
 from distcnn.system.files import open_named
@@ -36,9 +36,7 @@ class Request:
 
     given: dict[str, Any]
     resume: str = RESUMING.field(
-        "",
-        "continue the run in this directory, with its flags and to the same bits",
-        Values("RUN_DIR"),
+        "", "continue the run in this directory, with its flags and to the same bits", "RUN_DIR"
     )
     trust_model: bool = RESUMING.field(
         False, "import the package.module:name that the run directory or --config file names"
@@ -56,11 +54,9 @@ class Request:
         None,
         "open the debugger in step N (from 0) and write nothing; with --resume, start from the"
         " nearest checkpoint",
-        Values("N"),
+        "N",
     )
-    shard: int | None = DEBUGGING.field(
-        None, "shard of that step to stop at (default 0)", Values("K")
-    )
+    shard: int | None = DEBUGGING.field(None, "shard of that step to stop at (default 0)", "K")
 
     @property
     def config(self) -> Config:

@@ -247,5 +247,6 @@ def _recorded_model(about: Mapping[str, Any], path: Path, trusted: bool) -> Sequ
     return made
 
 
-if __name__ == "__main__":  # until 0.2.0, this was the test of the network between hosts
+if __name__ == "__main__":
+    # In 0.2.0, python -m distcnn.network tested the interconnect: name the command of today.
     sys.exit("the interconnect is tested by python -m distcnn.scaling.interconnect_test")

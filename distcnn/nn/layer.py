@@ -1,4 +1,4 @@
-"""Layers: descriptions that can be printed and compared, and hold no arrays.
+"""Layers: descriptions that can be printed and compared. Weights and buffers are held elsewhere.
 
 Letters in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and width,
 O filters (output channels), ``kh, kw`` height and width of the kernel or window, ``oh, ow`` those

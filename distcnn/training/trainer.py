@@ -84,7 +84,7 @@ class Trainer:
         num_shards: int = 8,
         microbatch_size: int = 16,
         seed: int = 0,
-        reduction: Literal["exact", "fast"] = "exact",
+        reduction: str = "exact",
         overlap: Literal["auto", "on", "off"] = "auto",
         gradient_limit: float = 65536.0,
         threads_per_rank: int | Literal["auto"] = 1,

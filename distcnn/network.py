@@ -157,9 +157,13 @@ class Network:
         shapes = [(height, width, channels), *([(height, width)] if channels == 1 else [])]
         if pixels.shape[1:] not in shapes or pixels.ndim < 3:
             wanted = " or ".join(str(("N", *shape)).replace("'", "") for shape in shapes)
+            remedy = f"resize them to {height}x{width}"
+            if pixels.shape in shapes:
+                remedy = "for one image give images[np.newaxis]"
+            elif pixels.shape[1:] == (channels, height, width):
+                remedy = "channels come last: give images.transpose(0, 2, 3, 1)"
             raise ArgumentError(
-                f"images have shape {pixels.shape}, but this network takes {wanted}: reshape them"
-                " (one image is images[np.newaxis])"
+                f"images have shape {pixels.shape}, but this network takes {wanted}: {remedy}"
             )
         if pixels.dtype != np.uint8:
             raise ArgumentError(
@@ -243,5 +247,6 @@ def _recorded_model(about: Mapping[str, Any], path: Path, trusted: bool) -> Sequ
     return made
 
 
-if __name__ == "__main__":  # until 0.2.0, this was the test of the network between hosts
+if __name__ == "__main__":
+    # In 0.2.0, python -m distcnn.network tested the interconnect: name the command of today.
     sys.exit("the interconnect is tested by python -m distcnn.scaling.interconnect_test")

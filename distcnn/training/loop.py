@@ -67,12 +67,12 @@ class Loop:
             where = f"--break-at-step {state.step}"
             if isinstance(failure, ShardFailure):
                 where += f" --shard {failure.shard}"
-            raise TrainingError(f"{failure}\n{self._save_before_failure(where)}") from failure
+            raise TrainingError(f"{failure}\n{self._save_for_replay(where)}") from failure
         with self._timed():
-            newest = self._wait()
+            newest = self._wait_for_checkpoint()
             if newest != state.step:  # the disk was full, or the run directory removed
-                self._save_state()
-                newest = self._wait()
+                self._save()
+                newest = self._wait_for_checkpoint()
         self.add_end()
         result = ending.make_result(run, state)
         with Span(spans.WRITE_RESULTS):
@@ -98,12 +98,8 @@ class Loop:
         Each epoch's end is included, the last one's with ``end_epoch``.
         """
         state = self.state
+        self._note_shortened_run()
         while True:
-            if state.step == self.run.schedule.total_steps and state.test_step != state.step:
-                # Perhaps after a resume with fewer steps to take: the run ends here, untested.
-                if state.interval.examples:
-                    self._log_interval()
-                state.epoch_end_pending = True
             if state.epoch_end_pending and (end_epoch or state.step < last_step):
                 self._end_epoch()
             if state.step >= last_step or self.is_over:
@@ -113,9 +109,17 @@ class Loop:
             every = self.run.config.checkpoint_every
             if every and state.step % every == 0 and not state.epoch_end_pending:
                 with self._timed():
-                    self._save()
+                    self._compare_and_save()
 
     # -- steps
+
+    def _note_shortened_run(self) -> None:
+        """After a resume with fewer steps to take, the run may end here, in an untested state."""
+        state = self.state
+        if state.step == self.run.schedule.total_steps and state.test_step != state.step:
+            if state.interval.examples:
+                self._log_interval()
+            state.epoch_end_pending = True
 
     def _take_step(self) -> Totals:
         """One step, with its lines of metrics and receipt."""
@@ -146,7 +150,8 @@ class Loop:
     def _log_interval(self) -> None:
         state, meter, schedule = self.state, self.state.interval, self.run.schedule
         epoch, rate = schedule.position(state.step)[0] + 1, schedule.learning_rate(state.step - 1)
-        self._add_metrics("step", meter, epoch=epoch, loss=meter.loss, learning_rate=rate)
+        values = {"epoch": epoch, "loss": meter.loss, "learning_rate": rate}
+        self._callbacks.call("on_log", self._add_metrics("step", meter, values))
         self._progress.interval(
             f"step {state.step}/{schedule.total_steps}  epoch {epoch}/{self.run.config.epochs}"
             f"  loss {meter.loss:.4f}  learning rate {rate:.4g}"
@@ -199,14 +204,14 @@ class Loop:
                 f" ({test.correct} of {test.examples})"
             )
         self._count_time()
-        self._add_metrics("epoch", meter, **values)
+        self._callbacks.call("on_epoch", self._add_metrics("epoch", meter, values))
         self._check_replicas()
         self._add_receipt("epoch", **values, **proof)
         self._progress.say(f"{text}, {meter.images_per_second:,.0f} images/s")
         self._warn_if_nothing_is_learned(epoch, last)
         state.epoch_end_pending = False
         with self._timed():
-            self._save_state()
+            self._save()
 
     def _warn_if_nothing_is_learned(self, epoch: int, last: bool) -> None:
         run, state = self.run, self.state
@@ -222,12 +227,13 @@ class Loop:
 
     # -- lines
 
-    def _add_metrics(self, kind: str, meter: Meter, **values: Any) -> None:
+    def _add_metrics(self, kind: str, meter: Meter, values: dict[str, Any]) -> dict[str, Any]:
+        """Record a line of metrics, which is returned."""
         values = {"step": self.state.step, **values}
         values["images_per_second"] = round(meter.images_per_second, 1)
         with Span(spans.WRITE_METRICS):
             self._recorder.add_metrics(kind, **values)
-        self._callbacks.call("on_epoch" if kind == "epoch" else "on_log", values)
+        return values
 
     def _add_receipt(self, kind: str, **values: Any) -> None:
         with Span(spans.WRITE_RECEIPT):
@@ -247,20 +253,22 @@ class Loop:
         self.state.run_seconds += now - self._counted_until
         self._counted_until = now
 
-    def _save(self) -> None:
+    def _compare_and_save(self) -> None:
+        """Begin a checkpoint at any step; the replicas are compared unless that was just done."""
         self._count_time()
         state = self.state
         if state.step % self.run.config.check_every or state.epoch_end_pending:
-            self._compare_replicas()  # otherwise it has just been done
-        self._save_state()
+            self._compare_replicas()
+        self._save()
 
-    def _save_state(self) -> None:
+    def _save(self) -> None:
+        """Begin a checkpoint: it is written in the background."""
         run, state = self.run, self.state
         with Span(spans.CHECKPOINT, step=state.step):
             entries = all_entries(run.training_step.ledger, run.communicator, run.config.num_shards)
             self._recorder.save(run, state, entries)
 
-    def _wait(self) -> int:
+    def _wait_for_checkpoint(self) -> int:
         """Wait for the last checkpoint; the step of the latest on the disk, -1 for none."""
         with Span(spans.WAIT_FOR_CHECKPOINT):
             return self.run.communicator.broadcast(self._recorder.wait())
@@ -270,24 +278,24 @@ class Loop:
     def _stop(self) -> NoReturn:
         run, communicator = self.run, self.run.communicator
         who = ending.stopped_by(communicator.allgather(run.training_step.stop_request()))
-        saved, command = self._save_now(communicator.world_size)
+        saved, command = self._save_and_wait(communicator.world_size)
         steps = f"step {self.state.step} of {run.schedule.total_steps}"
         go_on = f"\ncontinue with: {command}" if command else ""
         self._callbacks.raise_together(f"after {steps}; {saved}{go_on}")
         raise Stopped(f"stopped by {who} after {steps}; {saved}{go_on}")
 
-    def _save_before_failure(self, where: str) -> str:
+    def _save_for_replay(self, where: str) -> str:
         """Save the state before a step that failed; return a message with the replay's command."""
         run, step = self.run, self.state.step
         run.training_step.ledger.replay(*run.schedule.position(step), run.config.microbatch_size)
-        saved, command = self._save_now(world_size=1)
+        saved, command = self._save_and_wait(world_size=1)
         again = f"; replay it in one process with: {command} --debug {where}" if command else ""
         return f"{saved} (step {step}){again}"
 
-    def _save_now(self, world_size: int) -> tuple[str, str]:
+    def _save_and_wait(self, world_size: int) -> tuple[str, str]:
         """Save and wait; what is on the disk as text, and the command that continues from it."""
-        self._save()
-        newest = self._wait()
+        self._compare_and_save()
+        newest = self._wait_for_checkpoint()
         directory = self.run.communicator.broadcast(self._recorder.location)
         if not directory:
             return "nothing is saved, because the run has no directory", ""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from distcnn.datasets.dataset import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.distributed import SUMS
@@ -31,25 +31,40 @@ STEPS_TRACED = 100
 KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
 
 
-class Limit(NamedTuple):
-    """What a value must be: a test, and its text for the error."""
+@dataclass(frozen=True)
+class Values:
+    """What a field accepts: the placeholder for it in ``--help``, a test and its text for errors.
 
-    holds: Callable[[Any], bool]
-    text: str
+    ``choices`` are names; the user's own code may take their place where ``OWN`` has the field.
+    """
+
+    placeholder: str = ""
+    holds: Callable[[Any], bool] = lambda value: True
+    text: str = ""
+    choices: tuple[str, ...] = ()
 
 
-AT_LEAST_1 = Limit(lambda n: n > 0, "at least 1")
-NOT_NEGATIVE = Limit(lambda x: 0 <= x < math.inf, "0 or more")
-SEEDS = Limit(lambda n: 0 <= n < 2**64, "0 to 2^64 - 1")
-RATE = Limit(lambda x: 0 < x < math.inf, "a number above 0")
-DECAY = Limit(lambda x: 0 <= x < math.inf, "a number, 0 or more")
-BELOW_1 = Limit(lambda x: 0 <= x < 1, "0 or more and below 1")
-FRACTION = Limit(lambda x: 0 <= x <= 1, "a fraction from 0 to 1")
-TIMEOUT = Limit(lambda x: x == 0 or 1 <= x < 1e9, "at least 1 second, or 0 for never")
-THREADS = Limit(
-    lambda text: text == "auto" or (text.isdecimal() and int(text) >= 1), "at least 1, or auto"
+def at_least(least: int, placeholder: str) -> Values:
+    text = f"at least {least}" if least else "0 or more"
+    return Values(placeholder, lambda x: least <= x < math.inf, text)
+
+
+def one_of(*names: str) -> Values:
+    return Values(choices=names)
+
+
+SEEDS = Values("INTEGER", lambda n: 0 <= n < 2**64, "0 to 2^64 - 1")
+RATES = Values("RATE", lambda x: 0 < x < math.inf, "a number above 0")
+MOMENTA = Values("FACTOR", lambda x: 0 <= x < 1, "0 or more and below 1")
+FRACTIONS = Values("FRACTION", lambda x: 0 <= x <= 1, "a fraction from 0 to 1")
+TIMEOUTS = Values("SECONDS", lambda x: x == 0 or 1 <= x < 1e9, "at least 1 second, or 0 for never")
+THREADS = Values(
+    "N|auto",
+    lambda text: text == "auto" or (text.isdecimal() and int(text) >= 1),
+    "at least 1, or auto",
 )
-POWER_OF_TWO = Limit(
+GRADIENT_LIMITS = Values(
+    "MAGNITUDE",
     lambda x: 1 <= x <= LARGEST_GRADIENT_LIMIT and math.frexp(x)[0] == 0.5,
     "a power of two from 1 to 2^40",
 )
@@ -65,28 +80,21 @@ class Group:
     """Whether a resumed run may change the fields, because the weights do not depend on them."""
 
     def field(
-        self,
-        default: Any,
-        help: str,
-        unit: str = "",
-        limit: Limit | None = None,
-        *,
-        choices: Iterable[str] = (),
-        free: bool = False,
+        self, default: Any, help: str, values: Values | str = "", *, free: bool = False
     ) -> Any:
         """A field of a dataclass, with the metadata that its flag and its checks are made of.
 
-        ``help`` says what a value means, ``unit`` what it counts or names. The user's own code may
-        take the place of ``choices`` where ``OWN`` has the field. ``free`` is as for the group.
+        ``help`` says what a value means, with its unit. ``values`` may be just a placeholder, if
+        all values of the default's type are accepted. ``free`` is as for the group.
         """
-        about = {"group": self, "help": help, "unit": unit, "limit": limit}
-        metadata = {**about, "choices": tuple(choices), "free": free or self.free}
+        accepted = Values(values) if isinstance(values, str) else values
+        metadata = {"group": self, "help": help, "values": accepted, "free": free or self.free}
         return dataclasses.field(default=default, metadata=metadata)
 
 
 DATA = Group("data", "what to train on")
 MODEL = Group("model", "what to train")
-OPTIMISATION = Group("optimisation", "how to train it")
+OPTIM = Group("optimisation", "how to train it")
 PARALLEL = Group("parallel", "how the ranks share the work")
 CHECKPOINTS = Group("checkpoints", "what the run directory keeps", free=True)
 LOGGING = Group("logging", "what is measured and printed", free=True)
@@ -113,66 +121,53 @@ class Config:
         0.0,
         "memory per rank for images; a larger set is read and shuffled in windows of this size"
         " (data/README.md); 0: keep everything in memory",
-        "MIB",
-        NOT_NEGATIVE,
+        at_least(0, "MIB"),
     )
 
     model: str = MODEL.field(
         "lenet", f"network: {', '.join(MODELS)}, or your own: package.module:function", "NAME"
     )
-    loss: str = MODEL.field("cross-entropy", "loss function", choices=LOSSES)
+    loss: str = MODEL.field("cross-entropy", "loss function", one_of(*LOSSES))
 
-    epochs: int = OPTIMISATION.field(
-        3, "passes over the training set", "EPOCHS", AT_LEAST_1, free=True
-    )
-    microbatch_size: int = OPTIMISATION.field(
+    epochs: int = OPTIM.field(3, "passes over the training set", at_least(1, "EPOCHS"), free=True)
+    microbatch_size: int = OPTIM.field(
         16,
         "examples per shard and step; the global batch is --num-shards times this",
-        "EXAMPLES",
-        AT_LEAST_1,
+        at_least(1, "EXAMPLES"),
     )
-    learning_rate: float = OPTIMISATION.field(
-        0.03, "peak learning rate, reached after the warm-up", "RATE", RATE
-    )
-    optimizer: str = OPTIMISATION.field(
+    learning_rate: float = OPTIM.field(0.03, "peak learning rate, reached after the warm-up", RATES)
+    optimizer: str = OPTIM.field(
         "nesterov",
         "update rule (nesterov and sgd: SGD with Nesterov's or classical momentum)",
-        choices=OPTIMIZERS,
+        one_of(*OPTIMIZERS),
     )
-    momentum: float = OPTIMISATION.field(
-        0.9, "momentum of nesterov and sgd, in [0, 1)", "FACTOR", BELOW_1
+    momentum: float = OPTIM.field(0.9, "momentum of nesterov and sgd, in [0, 1)", MOMENTA)
+    weight_decay: float = OPTIM.field(
+        0.0, "L2 weight decay (adamw: decoupled)", at_least(0, "FACTOR")
     )
-    weight_decay: float = OPTIMISATION.field(
-        0.0, "L2 weight decay (adamw: decoupled)", "FACTOR", DECAY
+    schedule: str = OPTIM.field(
+        "cosine", "learning-rate schedule after the warm-up", one_of(*SCHEDULES)
     )
-    schedule: str = OPTIMISATION.field(
-        "cosine", "learning-rate schedule after the warm-up", choices=SCHEDULES
+    warmup_steps: int = OPTIM.field(
+        100, "steps of linear warm-up, at most a quarter of the run", at_least(0, "STEPS")
     )
-    warmup_steps: int = OPTIMISATION.field(
-        100, "steps of linear warm-up, at most a quarter of the run", "STEPS", NOT_NEGATIVE
-    )
-    cycle_epochs: int = OPTIMISATION.field(
+    cycle_epochs: int = OPTIM.field(
         0,
         "length of one learning-rate cycle, warm-up included (warm restarts); 0: one cycle",
-        "EPOCHS",
-        NOT_NEGATIVE,
+        at_least(0, "EPOCHS"),
     )
-    seed: int = OPTIMISATION.field(
-        0, "seed of the initial weights and of the order of examples", "INTEGER", SEEDS
-    )
-    max_steps: int = OPTIMISATION.field(
+    seed: int = OPTIM.field(0, "seed of the initial weights and of the order of examples", SEEDS)
+    max_steps: int = OPTIM.field(
         0,
         "stop early after this many steps; the schedule is unchanged; 0: no limit",
-        "STEPS",
-        NOT_NEGATIVE,
+        at_least(0, "STEPS"),
         free=True,
     )
-    target_accuracy: float = OPTIMISATION.field(
+    target_accuracy: float = OPTIM.field(
         0.0,
         "stop at the first test that reaches this accuracy (0.99 is 99 %); changes some defaults;"
         " 0: no target",
-        "FRACTION",
-        FRACTION,
+        FRACTIONS,
         free=True,
     )
 
@@ -180,79 +175,71 @@ class Config:
         8,
         "number of data shards, the upper limit for ranks; results depend on it, not on the number"
         " of ranks",
-        "SHARDS",
-        AT_LEAST_1,
+        at_least(1, "SHARDS"),
     )
     threads_per_rank: str = PARALLEL.field(
         "1",
         "BLAS threads per rank; results depend on it; auto: share the cores among the ranks",
-        "N|auto",
         THREADS,
     )
     reduction: str = PARALLEL.field(
         "exact",
         "sum of the gradients: exact (same bits on any number of ranks) or fast (plain float32)",
-        choices=SUMS,
+        one_of(*SUMS),
     )
     overlap: str = PARALLEL.field(
         "auto",
         "sum gradients during the backward pass (same bits); auto: on across hosts with the exact"
         " sum",
-        choices=("auto", "on", "off"),
+        one_of("auto", "on", "off"),
         free=True,
     )
     expect_ranks: int = PARALLEL.field(
-        0, "refuse to run on any other number of ranks; 0: any", "RANKS", NOT_NEGATIVE, free=True
+        0, "refuse to run on any other number of ranks; 0: any", at_least(0, "RANKS"), free=True
     )
     stall_timeout: float = PARALLEL.field(
         300.0,
         "abort with a report if no progress is made for this long; 0: never",
-        "SECONDS",
-        TIMEOUT,
+        TIMEOUTS,
         free=True,
     )
     gradient_limit: float = PARALLEL.field(
         65536.0,
         "largest gradient of one shard that the exact sum accepts, a power of two; larger limits"
         " round more coarsely",
-        "MAGNITUDE",
-        POWER_OF_TWO,
+        GRADIENT_LIMITS,
     )
 
     output: str = CHECKPOINTS.field(
-        "", "run directory, new or empty; default runs/<model>-<time>", "FOLDER"
+        "", "run directory, new or without a run; default runs/<model>-<time>", "FOLDER"
     )
     checkpoint_every: int = CHECKPOINTS.field(
         500,
         "steps between checkpoints, in addition to one per epoch; 0: only per epoch",
-        "STEPS",
-        NOT_NEGATIVE,
+        at_least(0, "STEPS"),
     )
     keep: int = CHECKPOINTS.field(
         3,
         "number of checkpoints to keep, in addition to the one with the best test accuracy",
-        "CHECKPOINTS",
-        AT_LEAST_1,
+        at_least(1, "CHECKPOINTS"),
     )
     check_every: int = CHECKPOINTS.field(
         100,
         "steps between comparisons of the weights' hash across ranks, recorded in the receipt",
-        "STEPS",
-        AT_LEAST_1,
+        at_least(1, "STEPS"),
     )
 
-    log_every: int = LOGGING.field(50, "steps between lines of metrics", "STEPS", AT_LEAST_1)
+    log_every: int = LOGGING.field(50, "steps between lines of metrics", at_least(1, "STEPS"))
     eval_every_epochs: int = LOGGING.field(
-        1, "epochs between tests; 0: only at the end", "EPOCHS", NOT_NEGATIVE
+        1, "epochs between tests; 0: only at the end", at_least(0, "EPOCHS")
     )
     trace: int = LOGGING.field(
         0,
         "record a timeline of all ranks for Perfetto, with this many steps in detail"
         f" (docs/trace.md); a bare --trace means {STEPS_TRACED}; 0: none",
-        "STEPS",
-        NOT_NEGATIVE,
+        at_least(0, "STEPS"),
     )
-    trace_from: int = LOGGING.field(0, "first step to trace, from 0", "STEP", NOT_NEGATIVE)
+    trace_from: int = LOGGING.field(0, "first step to trace, from 0", at_least(0, "STEP"))
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Config:
@@ -262,11 +249,11 @@ class Config:
     def __post_init__(self) -> None:
         fields = dataclasses.fields(self)
         for field in fields:
-            self._check_type(field.name, type(field.default), field.metadata["choices"])
+            self._check_type(field.name, type(field.default), field.metadata["values"].choices)
         for field in fields:
-            self._check_choice(field.name, field.metadata["choices"])
-            if limit := field.metadata["limit"]:
-                self._require(field.name, limit.holds(getattr(self, field.name)), limit.text)
+            values = field.metadata["values"]
+            self._check_choice(field.name, values.choices)
+            self._require(field.name, values.holds(getattr(self, field.name)), values.text)
         self._require(
             "microbatch_size",
             self.reduction != "fast" or self.global_batch_size < 2**24,

@@ -125,8 +125,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
-    name, default, about = field.name, field.default, field.metadata
-    text = about["help"].replace("%", "%%")
+    name, default, values = field.name, field.default, field.metadata["values"]
+    text = field.metadata["help"].replace("%", "%%")
     if default is False:
         section.add_argument(as_flag(name), action="store_true", help=text)
         return
@@ -134,12 +134,12 @@ def _add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -
         text += f" (default {default})"
     if name in TARGET_DEFAULTS:
         text += f", {TARGET_DEFAULTS[name]} with --target-accuracy"
-    choices = [*about["choices"], *(["MODULE:NAME"] if name in OWN else [])]
+    choices = [*values.choices, *(["MODULE:NAME"] if name in OWN else [])]
     bare: dict[str, Any] = {"nargs": "?", "const": STEPS_TRACED} if name == "trace" else {}
     section.add_argument(
         as_flag(name),
         type=int if default is None else type(default),
-        metavar=about["unit"] or "|".join(choices),
+        metavar=values.placeholder or "|".join(choices),
         help=text,
         **bare,
     )

@@ -17,7 +17,7 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights
 from distcnn.datasets import Microbatch
 from distcnn.errors import ArgumentError, InputError
 from distcnn.models import MODELS
-from distcnn.nn import Sequential, computing, softmax_cross_entropy
+from distcnn.nn import Sequential, numpy_settings, softmax_cross_entropy
 from distcnn.nn.layer import Array
 from distcnn.registry import find
 from distcnn.user_code import modules_of
@@ -144,7 +144,7 @@ class Network:
             )
         correct, loss_sum, batch = 0, 0.0, self._microbatch
         for span, logits in self._logits(pixels, numbers.astype(np.int64)):
-            with computing():
+            with numpy_settings():
                 loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
             right = logits.argmax(axis=0) == batch.labels
             correct += int(np.count_nonzero(right[: span.stop - span.start]))
@@ -157,9 +157,13 @@ class Network:
         shapes = [(height, width, channels), *([(height, width)] if channels == 1 else [])]
         if pixels.shape[1:] not in shapes or pixels.ndim < 3:
             wanted = " or ".join(str(("N", *shape)).replace("'", "") for shape in shapes)
+            remedy = f"resize them to {height}x{width}"
+            if pixels.shape in shapes:
+                remedy = "for one image give images[np.newaxis]"
+            elif pixels.shape[1:] == (channels, height, width):
+                remedy = "channels come last: give images.transpose(0, 2, 3, 1)"
             raise ArgumentError(
-                f"images have shape {pixels.shape}, but this network takes {wanted}: reshape them"
-                " (one image is images[np.newaxis])"
+                f"images have shape {pixels.shape}, but this network takes {wanted}: {remedy}"
             )
         if pixels.dtype != np.uint8:
             raise ArgumentError(
@@ -177,7 +181,7 @@ class Network:
             for start in range(0, len(pixels), batch.size):
                 span = slice(start, min(start + batch.size, len(pixels)))
                 batch.fill(pixels[span], labels[span], np.arange(span.stop - start))
-                with computing():
+                with numpy_settings():
                     logits = self._plan.forward(batch.images, training=False)
                 yield span, logits
 
@@ -243,5 +247,6 @@ def _recorded_model(about: Mapping[str, Any], path: Path, trusted: bool) -> Sequ
     return made
 
 
-if __name__ == "__main__":  # until 0.2.0, this was the test of the network between hosts
+if __name__ == "__main__":
+    # In 0.2.0, python -m distcnn.network tested the interconnect: name the command of today.
     sys.exit("the interconnect is tested by python -m distcnn.scaling.interconnect_test")

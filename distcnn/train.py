@@ -87,13 +87,15 @@ def summary(outcome: Outcome) -> list[str]:
     accuracy, steps = f"test accuracy {result.test_accuracy:.4f}", counted(result.steps, "step")
     weights = f"weights {result.params_sha256}"
     if outcome.run is None and point is not None:  # it was finished already
-        schedule = RunSchedule(point.config, result.dataset.train_examples)
-        reached = result.steps < schedule.total_steps
-        more = "--target-accuracy A (0 for none)" if reached else "--epochs N"
+        config = point.config
+        total = RunSchedule(config, result.dataset.train_examples).total_steps
+        more = "--max-steps N (0: no limit)" if config.max_steps == total else "--epochs N"
+        if result.steps < total:
+            more = "--target-accuracy A (0: none)"
         return [
             f"{point.directory} is finished: {accuracy} after {steps}",
             weights,
-            f"the run is complete; to train longer: --resume RUN {more}",
+            f"the run is complete; to train longer: --resume {point.directory} {more}",
         ]
     lines = [
         f"{accuracy} ({result.test_correct} of {result.test_examples}) after {steps},"

@@ -71,7 +71,7 @@ def require_trust(
         if name != given.get(field) and not trusted:
             raise InputError(
                 f"{file} names the {field} {name!r}, and importing it runs its code: if you trust"
-                f" it, repeat it on the command line (--{field} {name!r}), or give {TRUST_FLAG}"
+                f" it, give {TRUST_FLAG}, or to train, repeat it (--{field} {name!r})"
             )
 
 

@@ -15,15 +15,19 @@ AllreduceSum = Callable[[NDArray[Any]], None]
 ALLREDUCE_SPAN = Span(ALLREDUCE)
 _WAIT_FOR_SUMS = Span(WAIT_FOR_SUMS)
 
-SECONDS_BETWEEN_LOOKS = 1e-4
-"""A blocking allreduce spins on the core that computes (docs/overlap.md)."""
-TESTS_A_LOOK = 4
-"""UCX takes 64 KiB from a TCP connection per ``Test``: one per poll is half of 10 Gbit/s."""
+SECONDS_BETWEEN_POLLS = 1e-4
+"""``mpi.allreduce_beside`` sleeps this long after each poll of MPI: a blocking allreduce would spin
+on the core that computes (docs/overlap.md).
+"""
+TESTS_PER_POLL = 4
+"""A poll calls MPI's ``Test`` this many times. UCX takes 64 KiB from a TCP connection per call: one
+call per poll would limit it to half of 10 Gbit/s.
+"""
 
 
 class Allreduce:
-    """Sums arrays in place over all ranks, here before ``start`` returns: ``start`` any number of
-    them, then ``finish``.
+    """Sums arrays in place over all ranks: ``start`` any number of them, then ``finish``. In this
+    class, an array is summed before ``start`` returns.
     """
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:

@@ -8,11 +8,9 @@ import os
 import secrets
 import signal
 import socket
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -28,7 +26,6 @@ SIGNAL_BASE = 128
 """A shell's exit code of a process that a signal ended is this and the signal's number."""
 NOTE_VARIABLE = "DISTCNN_EXIT_NOTE"
 """Names a file, not there yet, for the exit code of the first rank that ends: srun changes it."""
-FEWEST_REPEATS, MOST_REPEATS = 3, 25
 
 
 class JointError(InputError):
@@ -142,8 +139,13 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
 
 
 def together(communicator: Communicator, work: Callable[[], T]) -> T:
-    """Run ``work`` on every rank; if it raises ``InputError`` on some, raise that of the lowest
-    such rank on all: so a fault that only one rank sees ends all with one message.
+    """Run ``work`` on every rank, and return its result. Collective.
+
+    So a fault that only one rank sees ends all with one message, if it is an ``InputError``. After
+    any other exception, the other ranks wait until somebody ends them, as ``run_command`` does.
+
+    Raises:
+        JointError: on all ranks, if ``work`` raised ``InputError`` on some; of the lowest of them.
     """
     result, problem = _result_or_problem(work)
     problems = communicator.allgather(problem)
@@ -155,7 +157,10 @@ def together(communicator: Communicator, work: Callable[[], T]) -> T:
 
 
 def on_root(communicator: Communicator, work: Callable[[], T]) -> T:
-    """Run ``work`` on root, and give its picklable result, or its ``InputError``, to all ranks."""
+    """Run ``work`` on root, and give its picklable result to all ranks. Collective.
+
+    All ranks raise its ``InputError`` as ``JointError``; for other exceptions, see ``together``.
+    """
     is_root = communicator.rank == 0
     result, problem = communicator.broadcast(_result_or_problem(work) if is_root else (None, None))
     if problem is not None:
@@ -175,35 +180,3 @@ def note_exit(code: int) -> None:
     if name := os.environ.get(NOTE_VARIABLE):
         with suppress(OSError), Path(name).open("x") as file:
             file.write(f"{code}\n")
-
-
-def time_sums(
-    communicator: Communicator, allreduce: Allreduce, sizes: Sequence[int], most_seconds: float
-) -> list[tuple[int, float]]:
-    """``(nbytes, seconds)`` of sums of float64 over all ranks, of ascending ``sizes`` in bytes;
-    those for which no time is left are omitted. Collective.
-
-    Each time is a mean over the ranks: one that leaves the barrier earlier waits longer.
-    """
-
-    def one(values: NDArray[np.float64]) -> float:
-        communicator.barrier()
-        start = time.perf_counter()
-        allreduce.start(values)
-        allreduce.finish()
-        return time.perf_counter() - start
-
-    rows: list[tuple[int, float]] = []
-    end = time.perf_counter() + most_seconds
-    for number, nbytes in enumerate(sizes):
-        values = np.zeros(nbytes // 8)
-        one(values)  # the first of a size allocates buffers
-        first = max(communicator.allgather(one(values)))
-        left = min(communicator.allgather(end - time.perf_counter()))
-        if FEWEST_REPEATS * first > left and len(rows) >= FEWEST_REPEATS:
-            break
-        share = left / (len(sizes) - number)  # small sizes leave nearly all of theirs
-        repeats = max(FEWEST_REPEATS, min(MOST_REPEATS, int(share / first) - 1))
-        everyone = communicator.allgather([one(values) for _ in range(repeats)])
-        rows.append((nbytes, median(map(fmean, zip(*everyone, strict=True)))))
-    return rows

@@ -16,9 +16,11 @@ number of terms (shards), and R = L*S. Binary64 numbers in [R, 2R] are multiples
    partial sum, of whichever terms in whichever order, is a multiple of q of magnitude at most S*L =
    R: it is represented exactly and no addition rounds. So every tree of additions gives the same
    number, and any MPI_Allreduce may be used.
-3. Pairs. ``g - 1.5*R`` is g rounded to the same multiple, less 1.5*R, for 1.5*R is an even one. So
-   of two terms the first may leave its 1.5*R in the sum and the second take it out: fewer passes.
-   The sum then lies around 1.5*R for a while, and must be of a magnitude of at most R/2 itself.
+3. Pairs. ``h - 1.5*R`` is h rounded to a multiple of q, minus 1.5*R; ties round as in item 1,
+   because 1.5*R is an even multiple. So ``(g + 1.5*R) + (h - 1.5*R)`` is the sum of the two rounded
+   terms, and 1.5*R need not be subtracted from each. For L = 1 and S = 2 it is (g + 3) + (h - 3).
+   Between the two, the partial sum is 1.5*R too large. It stays within [R, 2R] if the magnitude of
+   the terms' own sum is at most R/2.
 4. Several grids. What rounding takes from a term, ``g - rounded(g)``, is at most q/2 and is itself
    a binary64 number. It may be added by the same rules on a second grid whose limit is q/2, what is
    left after that on a third, and so on. Each grid's sum is exact, so the grids together hold the
@@ -35,7 +37,7 @@ what float32 resolves in any mean gradient above 8e-6.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +47,13 @@ FloatVector = NDArray[np.floating]
 CHUNK = 65536
 """Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches."""
 UNDERFLOW = 2.0**-70
-"""Above any float32 whose square is 0."""
+"""This is above every float32 whose square underflows to 0."""
 LOSS_GRIDS = 3
 """Grids of the losses' exact sum. The last one's spacing is 2**-119 for 8 terms and 2**-68 for a
 million, so nothing that float32 holds of a mean loss is lost; a single grid has 2**-19 and 2**-2.
 """
+CORRECT, EXAMPLES, FAILURES, STOPS = range(LOSS_GRIDS, LOSS_GRIDS + 4)
+"""Indices of the counts in ``StepStats.sums``, which begins with the losses."""
 STATS_SIZE = LOSS_GRIDS + 4
 LOSS_LIMIT = 2.0**30
 """The largest loss of one microbatch that is added."""
@@ -66,8 +70,8 @@ class RangeError(ArithmeticError):
 def check_terms(terms: FloatVector, limit: float) -> float:
     """A magnitude up to ``limit`` that no term exceeds; ``RangeError`` for the first that does."""
     with np.errstate(over="ignore", invalid="ignore"):
-        # The quick way: no square is above the sum of all, and NaN fails it. Its roundings do not
-        # come to a factor of 2.
+        # The quick way: if the sum of squares is within limit**2 / 2, no term exceeds the limit,
+        # even after rounding. NaN fails the comparison.
         twice_the_squares = 2 * float(np.vdot(terms, terms))
         if twice_the_squares <= limit * limit:
             return math.sqrt(twice_the_squares) + UNDERFLOW
@@ -92,7 +96,7 @@ class ExactSum:
     power of two. Sums of several ranks' totals are exact too.
     """
 
-    dtype = np.float64
+    dtype: type[np.floating] = np.float64
 
     def __init__(self, num_terms: int, limit: float) -> None:
         self.num_terms, self.limit = num_terms, limit
@@ -116,33 +120,40 @@ class ExactSum:
 
         No partial sum of magnitudes exceeds ``bound``, which decides whether they may go in pairs.
         """
-        anchor, terms = self._anchor, list(chain.from_iterable(ranks))
-        total, rounded = self._total[: terms[0].size], self._rounded[: terms[0].size]
-        in_pairs = bound <= anchor / 3  # R/2
-        for number, term in enumerate(terms):
-            into = rounded if number else total
-            np.copyto(into, term)
-            second = number % 2 == 1
-            if not (in_pairs and second):
-                into += anchor
-            if not in_pairs or second:
-                into -= anchor
-            if number:
-                total += into
-        if in_pairs and len(terms) % 2:
-            total -= anchor
+        first, *others = chain.from_iterable(ranks)
+        anchor, size = self._anchor, first.size
+        total, rounded = self._total[:size], self._rounded[:size]
+        np.copyto(total, first)
+        total += anchor
+        if bound <= anchor / 3:  # R/2: in pairs
+            for term, signed_anchor in zip(others, cycle((-anchor, anchor)), strict=False):
+                np.copyto(rounded, term)
+                rounded += signed_anchor
+                total += rounded
+            if len(others) % 2 == 0:  # the last term has no partner
+                total -= anchor
+            return total
+        total -= anchor
+        for term in others:
+            np.copyto(rounded, term)
+            rounded += anchor
+            rounded -= anchor
+            total += rounded
         return total
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over examples; how many shards could not be added, and ranks were asked to stop."""
+    """Sums over all examples of a step, or of a test, on all ranks."""
 
     loss_sum: float
     correct: int
+    """Examples whose class was predicted correctly."""
     examples: int
     failures: int
+    """Shards of a step, or blocks of a test, that could not be added."""
     stops: int = 0
+    """Ranks that should stop."""
 
     @property
     def loss(self) -> float:
@@ -157,7 +168,7 @@ class StepStats:
 
     def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:
         self.sums = sums
-        self._losses, self._counts = sums[:LOSS_GRIDS], sums[LOSS_GRIDS:]
+        self._losses = sums[:LOSS_GRIDS]
         self._anchors = grid_anchors(num_terms, LOSS_LIMIT, LOSS_GRIDS)
 
     def add(self, loss_sum: float, correct: int, examples: int) -> None:
@@ -168,16 +179,16 @@ class StepStats:
             rounded = loss_sum + anchor - anchor
             self._losses[grid] += rounded
             loss_sum -= rounded
-        self._counts[0] += correct
-        self._counts[1] += examples
+        self.sums[CORRECT] += correct
+        self.sums[EXAMPLES] += examples
 
     def fail(self) -> None:
         """Count one failure, which every rank then sees in the sum."""
-        self._counts[2] += 1
+        self.sums[FAILURES] += 1
 
     def ask_to_stop(self) -> None:
-        """Count this rank as asked to stop."""
-        self._counts[3] += 1
+        """Count this rank as one that should stop."""
+        self.sums[STOPS] += 1
 
     def totals(self) -> Totals:
-        return Totals(math.fsum(self._losses), *map(int, self._counts.tolist()))
+        return Totals(math.fsum(self._losses), *map(int, self.sums[LOSS_GRIDS:].tolist()))

@@ -124,8 +124,8 @@ class MPICommunicator(Communicator):
 def allreduce_beside(world: MPI.Intracomm, values: NDArray[Any]) -> None:
     """Replace ``values`` by their sum: poll and sleep, while another thread computes."""
     request = world.Iallreduce(MPI.IN_PLACE, values, op=MPI.SUM)
-    while not any(request.Test() for _ in range(allreduce.TESTS_A_LOOK)):
-        time.sleep(allreduce.SECONDS_BETWEEN_LOOKS)
+    while not any(request.Test() for _ in range(allreduce.TESTS_PER_POLL)):
+        time.sleep(allreduce.SECONDS_BETWEEN_POLLS)
 
 
 class MPIMailbox(Mailbox):

@@ -25,9 +25,10 @@ each bucket over all ranks while the rest is still being computed:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from typing import Protocol
 
 import numpy as np
 
@@ -49,12 +50,25 @@ STATS_SPACE = 8
 _LOCAL_SUM = Span(LOCAL_SUM)
 
 
+class Arithmetic(Protocol):
+    """How vectors are added. ``ExactSum`` describes the methods."""
+
+    dtype: type[np.floating]
+    """The type of ``total``, which the ranks send to each other."""
+    num_terms: int
+    limit: float
+
+    def add(self, total: FloatVector, terms: FloatVector, fresh: bool = False) -> None: ...
+
+    def sum_of(self, ranks: Iterable[Iterable[FloatVector]], bound: float) -> FloatVector: ...
+
+
 class FastSum:
     """Like ``ExactSum``, but in float32: half the bytes, and bits that depend on the number of
     ranks. Counts are below 2**24, so exact.
     """
 
-    dtype = np.float32
+    dtype: type[np.floating] = np.float32
 
     def __init__(self, num_terms: int, limit: float) -> None:
         self.num_terms = num_terms
@@ -71,8 +85,8 @@ class FastSum:
         return reduce(np.add, [reduce(np.add, of_rank) for of_rank in ranks])
 
 
-Arithmetic = ExactSum | FastSum
-SUMS: dict[str, type[Arithmetic]] = {"exact": ExactSum, "fast": FastSum}
+SUMS: dict[str, Callable[[int, float], Arithmetic]] = {"exact": ExactSum, "fast": FastSum}
+"""The sums that ``--reduction`` names, each made of ``(num_terms, limit)``."""
 
 
 class Reducer(ABC):
@@ -82,6 +96,8 @@ class Reducer(ABC):
     ``gradient``, (size,) float32, holds the sum until the next ``begin()``.
     """
 
+    _in_slot, _is_over = False, True  # as after a step: the first begins with begin()
+
     shares_memory = False
     """Whether the ranks read each other's gradients instead of sending sums."""
 
@@ -89,7 +105,6 @@ class Reducer(ABC):
         self.stats = StepStats(np.zeros(STATS_SIZE), arithmetic.num_terms)
         self.gradient = gradient
         self._arithmetic, self._own_shards = arithmetic, own_shards
-        self.begin()
 
     def begin(self) -> None:
         """Begin a step; what an unfinished one has left is forgotten."""
@@ -158,15 +173,15 @@ class BucketReducer(Reducer):
         allreduce: Allreduce,
         buckets: Sequence[Bucket] = (),
     ) -> None:
-        self.buckets = tuple(buckets) or (Bucket(0, 0, gradient.size, True),)
         super().__init__(arithmetic, own_shards, gradient)
+        self.buckets = tuple(buckets) or (Bucket(0, 0, gradient.size, True),)
         self._allreduce = allreduce
         self._vector: FloatVector = np.zeros(STATS_SPACE + gradient.size, arithmetic.dtype)
         self._total = self._vector[STATS_SPACE:]
 
     def begin(self) -> None:
         super().begin()
-        self._added, self._started = [0] * len(self.buckets), 0
+        self._added, self._started, self._is_finished = [0] * len(self.buckets), 0, False
 
     def add(self, bucket: Bucket) -> None:
         """Add ``bucket`` of ``gradient``, which one shard has written; all or nothing."""
@@ -197,7 +212,8 @@ class BucketReducer(Reducer):
     def finish(self) -> Totals:
         """Wait for all buckets."""
         assert self._started == len(self.buckets), "start() each bucket, then finish() once"
-        self._started += 1  # beyond the last: finish() and start() fail until begin()
+        assert not self._is_finished, "finish() for the second time in a step"
+        self._is_finished = True
         self._allreduce.finish()
         self.stats.sums[:] = self._vector[:STATS_SIZE]
         with _LOCAL_SUM, np.errstate(over="ignore"):  # the next step's sums reject an overflow

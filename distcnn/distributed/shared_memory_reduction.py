@@ -26,15 +26,17 @@ from distcnn.distributed.reduction import Arithmetic, Reducer
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
 MOST_KEPT = 4
-"""Gradients that a rank keeps, 16 bytes for each element. 12 bytes serve any number: a sum in
-float64 and one gradient.
+"""A rank of more shards uses a ``BucketReducer``, whose memory does not depend on the number of
+shards: 12 bytes per element, for a sum in float64 and one gradient. Four gradients take 16.
 """
 HEADER = 16
-"""Elements before each gradient, which begins on a cache line. The first is an upper bound of the
-magnitude of its elements, or negative if they are not complete.
+"""Each gradient has so many elements before it, and begins on a cache line. The first of them is an
+upper bound of the magnitude of the gradient's elements, or negative if those are not complete.
 """
 TOKEN_BYTES = 16
-"""A random token, checked by the others: another container may have the same process id."""
+"""Shared memory begins with a random token, which the other ranks check: a process of another
+container may have the same id.
+"""
 _LOCAL_SUM = Span(LOCAL_SUM)
 
 
@@ -52,10 +54,9 @@ class SharedMemoryReducer(Reducer):
         gradient: NDArray[np.float32],
         communicator: Communicator,
     ) -> None:
-        self._own, size = rows[communicator.rank], gradient.size
-        super().__init__(arithmetic, len(self._own), gradient)
-        self._rows = rows
-        self._share = share_of(size, len(rows), communicator.rank)
+        super().__init__(arithmetic, len(rows[communicator.rank]), gradient)
+        self._rows, self._own = rows, rows[communicator.rank]
+        self._share = share_of(gradient.size, len(rows), communicator.rank)
         self._allreduce_sum, self._nothing = communicator.allreduce_sum, np.zeros(1)
 
     def begin(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.distributed import Allreduce, Communicator, ExactSum
-from distcnn.distributed.communicator import time_sums
+from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.doctor.findings import BAD, GOOD, WARNING, Finding, Found, Ranks, Same
 from distcnn.random_streams import generator
 from distcnn.training.fingerprint import PRODUCTS, arithmetic_sha256, operands

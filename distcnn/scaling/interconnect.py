@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
+from distcnn.distributed.allreduce import SECONDS_BETWEEN_POLLS
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes
 from distcnn.system.json_values import from_json
@@ -135,7 +135,7 @@ def parse_interconnect(text: str) -> Interconnect:
     if not bandwidth:
         raise InputError(f"--interconnect {text!r}: the bandwidth must be above 0: {USAGE}")
     # With overlap, every exchange waits until the thread that sums polls again.
-    latencies = {WAITING: latency, BESIDE: latency + SECONDS_BETWEEN_LOOKS}
+    latencies = {WAITING: latency, BESIDE: latency + SECONDS_BETWEEN_POLLS}
     lines = {way: Line(seconds, 8 / bandwidth) for way, seconds in latencies.items()}
     return Interconnect(f"{values['latency']}, {values['bandwidth']}", lines)
 

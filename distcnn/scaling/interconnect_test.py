@@ -18,7 +18,7 @@ import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.distributed import Allreduce, Communicator, on_root
-from distcnn.distributed.communicator import time_sums
+from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.errors import InputError
 from distcnn.scaling.interconnect import (
     BESIDE,

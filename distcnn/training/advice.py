@@ -24,7 +24,7 @@ ENOUGH_STEPS = 400
 MOST_PADDING = 1 / 3
 """Share of the computation that may be padding without a warning."""
 HARDLY_BETTER = 0.99
-"""An epoch's mean loss above this share of the loss of guessing is no better than guessing."""
+"""An epoch's mean loss above this share of the loss of guessing is hardly better than guessing."""
 MOST_NAMED = 6
 """Parameters named in a warning."""
 
@@ -87,7 +87,7 @@ def sign_of_no_learning(
         return f"the network puts all {images:,} test images into class {predicted.argmax()}"
     guessing = GUESSING[loss_name](classes) if loss_name in GUESSING else math.inf
     if epoch > 1 and loss >= HARDLY_BETTER * guessing:
-        return f"the training loss of {loss:.4f} is no better than that of guessing, {guessing:.4f}"
+        return f"the training loss of {loss:.4f} is hardly better than guessing, {guessing:.4f}"
     return None
 
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from distcnn.datasets import ArrayDataset, Dataset
 from distcnn.distributed import Communicator
+from distcnn.distributed.communicator import JointError
 from distcnn.errors import ArgumentError, InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES, Sequential
@@ -92,7 +93,7 @@ def require_same_settings(settings: dict[str, Any], communicator: Communicator) 
     for rank, others in enumerate(everyone):
         for name, value in everyone[0].items():
             if others[name] != value:
-                raise InputError(
+                raise JointError(
                     f"{name} is {value} on rank 0, but {others[name]} on rank {rank}: give all"
                     " ranks the same arguments"
                 )

@@ -69,11 +69,9 @@ class Callbacks:
             self._failure = error
 
     def raise_together(self, when: str) -> None:
-        """Raise what a callback raised, and ``TrainingError`` on all other ranks. Collective."""
-        problems = self._communicator.allgather(self.problem)
-        if self._failure:
-            self._failure.add_note(f"The run was stopped {when}")
-            raise self._failure
-        for rank, problem in enumerate(problems):
+        """Raise ``TrainingError`` on all ranks if a callback failed on any. Collective."""
+        for rank, problem in enumerate(self._communicator.allgather(self.problem)):
             if problem:
-                raise TrainingError(f"stopped by {problem} on rank {rank} {when}")
+                raise TrainingError(
+                    f"stopped by {problem} on rank {rank} {when}"
+                ) from self._failure

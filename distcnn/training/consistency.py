@@ -62,8 +62,9 @@ def same_software(communicator: Communicator, report: Callable[[str], None]) -> 
     if rank := _first_other(everyone):
         what = "; ".join(differences(everyone[0], everyone[rank]))
         report(
-            f"warning: software or processor differ from rank 0 to rank {rank} on"
-            f" {communicator.hosts[rank]} ({what}): the bits depend on which rank computes what"
+            f"warning: rank {rank} on {communicator.hosts[rank]} has different software or a"
+            f" different processor than rank 0 ({what}): the bits depend on which rank computes"
+            " which shard"
         )
     return everyone[0]
 

@@ -122,9 +122,17 @@ def _read(
         if checkpoint is None:
             say(f"no checkpoint at or before step {from_step}: replaying from the first step")
     try:
-        return receipt, checkpoint, read_metrics(directory, checkpoint, last), ""
+        metrics = read_metrics(directory, checkpoint, last)
     except InputError as error:
         return receipt, checkpoint, [], str(error)
+    begun = checkpoint.step if checkpoint else 0
+    recorded = [line["step"] for line in (*receipt.lines, *metrics)]
+    if not is_empty_run and not any(begun < step <= last for step in recorded):
+        raise InputError(
+            f"nothing is recorded after step {begun} up to step {last}, so there is nothing to"
+            " compare: give another --to-step, such as the last step of an epoch"
+        )
+    return receipt, checkpoint, metrics, ""
 
 
 def follow(

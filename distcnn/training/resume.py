@@ -109,8 +109,8 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     if contradicting := _contradictions(stored, request.given):
         raise InputError(
             f"--resume: the run in {directory} has other settings: {contradicting}:"
-            " leave them out, or start a new run (only these may change: epochs, output, how often"
-            " to log, test and save, time-outs, tracing, and the path of the same data)"
+            " leave them out, or start a new run (only these may change: epochs, max_steps, output,"
+            " how often to log, test and save, time-outs, tracing, the path of the same data)"
         )
     here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})

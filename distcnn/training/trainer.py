@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,9 @@ from distcnn.config_parsing import Request
 from distcnn.datasets import Dataset
 from distcnn.distributed import Communicator, on_root, open_communicator, together
 from distcnn.distributed.blas_threads import restored_blas_threads
-from distcnn.errors import arguments_named
+from distcnn.distributed.communicator import JointError
+from distcnn.errors import Stopped, TrainingError, arguments_named
+from distcnn.fault_tolerance.failure import report_failure
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.models import Model, find_model, model_name
@@ -82,7 +84,7 @@ class Trainer:
         num_shards: int = 8,
         microbatch_size: int = 16,
         seed: int = 0,
-        reduction: Literal["exact", "fast"] = "exact",
+        reduction: str = "exact",
         overlap: Literal["auto", "on", "off"] = "auto",
         gradient_limit: float = 65536.0,
         threads_per_rank: int | Literal["auto"] = 1,
@@ -138,6 +140,8 @@ class Trainer:
         """Train, and test. All ranks call it with the same arguments.
 
         While it runs, this process has ``threads_per_rank`` BLAS threads; then as many as before.
+        On several ranks, any other exception than those below, such as one in a layer of your own,
+        is reported and ends all ranks, which would wait for this one.
 
         Args:
             data: an HDF5 file, an image set of ``distcnn.datasets``, or arrays ``((train_images,
@@ -146,7 +150,7 @@ class Trainer:
             epochs: passes over the training set.
             max_steps: stop early after this many steps; the schedule is unchanged. 0: no limit.
             target_accuracy: stop at the first test that reaches this fraction. 0: no target.
-            output: the run directory, new or empty; None to write nothing.
+            output: the run directory, without a run yet; None to write nothing.
             resume: True to continue the run in ``output`` if there is one; or the directory of a
                 run to continue. The trainer must be one of the same arguments.
             callbacks: called for steps and epochs, on every rank.
@@ -178,7 +182,7 @@ class Trainer:
         host = {"data_memory": data_memory, "stall_timeout": stall_timeout}
         settings = {**self._settings, **end, **kept, **logs, **host}
         communicator = self._open_communicator()
-        with arguments_named(), ExitStack() as held:
+        with arguments_named(), _all_end(communicator), ExitStack() as held:
             name, images = together(communicator, lambda: arguments.image_set_of(data))
             together(communicator, lambda: arguments.check_output_and_callbacks(output, callbacks))
             arguments.require_same_settings(settings, communicator)
@@ -246,3 +250,17 @@ class Trainer:
             self._communicator = MPICommunicator(self._communicator)
         opened: Communicator = self._communicator
         return opened
+
+
+@contextmanager
+def _all_end(communicator: Communicator) -> Iterator[None]:
+    """End all ranks when one fails alone: the others would wait for it forever."""
+    try:
+        yield
+    except (JointError, TrainingError, Stopped):
+        raise
+    except BaseException as error:
+        if communicator.world_size > 1:
+            report_failure(NAME, communicator, error)
+            communicator.abort(1)
+        raise

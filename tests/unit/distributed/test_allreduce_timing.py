@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distcnn.distributed import Allreduce, Communicator
-from distcnn.distributed.communicator import time_sums
+from distcnn.distributed.allreduce_timing import time_sums
 
 
 class Beside(Communicator):

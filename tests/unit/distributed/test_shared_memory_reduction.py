@@ -75,7 +75,7 @@ def take_step(
     return [reducer.gradient for reducer in reducers]
 
 
-@pytest.mark.parametrize("name", ["exact", "fast"])
+@pytest.mark.parametrize("name", SUMS)
 @pytest.mark.parametrize(
     ("world_size", "num_shards"), [(1, 1), (1, 3), (1, 4), (2, 4), (3, 8), (4, 4)]
 )

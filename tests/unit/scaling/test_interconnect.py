@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
+from distcnn.distributed.allreduce import SECONDS_BETWEEN_POLLS
 from distcnn.errors import InputError
 from distcnn.scaling.interconnect import (
     BESIDE,
@@ -65,7 +65,7 @@ def test_costs_by_hand() -> None:
 def test_numbers_with_units(text: str, latency: float, bandwidth: float) -> None:
     found = parse_interconnect(text)
     assert found.line(WAITING) == Line(pytest.approx(latency), pytest.approx(8 / bandwidth))
-    assert found.line(BESIDE).latency == pytest.approx(latency + SECONDS_BETWEEN_LOOKS)
+    assert found.line(BESIDE).latency == pytest.approx(latency + SECONDS_BETWEEN_POLLS)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights
 from distcnn.datasets import Microbatch
 from distcnn.errors import ArgumentError, InputError
 from distcnn.models import MODELS
-from distcnn.nn import Sequential, computing, softmax_cross_entropy
+from distcnn.nn import Sequential, numpy_settings, softmax_cross_entropy
 from distcnn.nn.layer import Array
 from distcnn.registry import find
 from distcnn.user_code import modules_of
@@ -144,7 +144,7 @@ class Network:
             )
         correct, loss_sum, batch = 0, 0.0, self._microbatch
         for span, logits in self._logits(pixels, numbers.astype(np.int64)):
-            with computing():
+            with numpy_settings():
                 loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
             right = logits.argmax(axis=0) == batch.labels
             correct += int(np.count_nonzero(right[: span.stop - span.start]))
@@ -181,7 +181,7 @@ class Network:
             for start in range(0, len(pixels), batch.size):
                 span = slice(start, min(start + batch.size, len(pixels)))
                 batch.fill(pixels[span], labels[span], np.arange(span.stop - start))
-                with computing():
+                with numpy_settings():
                     logits = self._plan.forward(batch.images, training=False)
                 yield span, logits
 

@@ -9,9 +9,9 @@ from distcnn.nn.activations import Activation, Identity, ReLU, Sigmoid, Tanh
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.dense import Dense, Flatten
 from distcnn.nn.gradient_check import gradient_error, loss_gradient_error
-from distcnn.nn.kernels.arena import computing
 from distcnn.nn.layer import Call, Layer, Parameter, RandomSource
 from distcnn.nn.losses import LOSSES, softmax_cross_entropy, squared_error
+from distcnn.nn.numpy_settings import numpy_settings
 from distcnn.nn.parameters import Parameters, glorot_uniform, he_normal, uniform, zeros
 from distcnn.nn.plan import Plan
 from distcnn.nn.pooling import AvgPool2d, MaxPool2d
@@ -36,11 +36,11 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Tanh",
-    "computing",
     "glorot_uniform",
     "gradient_error",
     "he_normal",
     "loss_gradient_error",
+    "numpy_settings",
     "softmax_cross_entropy",
     "squared_error",
     "uniform",

@@ -15,7 +15,7 @@ def gradient_error(
     x: Array,
     rng: np.random.Generator,
     parameters: Parameters | None = None,
-    random: RandomSource | None = None,
+    random_source: RandomSource | None = None,
     gradient: Array | None = None,
 ) -> float:
     """Relative difference between backward and central differences of L = <forward(x), random
@@ -29,7 +29,7 @@ def gradient_error(
         x: one microbatch ``(*input_shape, N)``, float64.
         rng: draws the direction, and the parameters where none are given.
         parameters: where to check, float64; their values are as before afterwards.
-        random: for layers that draw random numbers; must give the same stream at every call.
+        random_source: for layers that draw random numbers; must give the same stream at every call.
         gradient: receives the parameters' gradient of the checked pass.
 
     Returns:
@@ -41,7 +41,7 @@ def gradient_error(
     direction_x, direction_values = rng.standard_normal(x.shape), rng.standard_normal(values.shape)
     start = values.copy()
     grads = np.zeros_like(values) if gradient is None else gradient
-    outputs = plan.forward(x, training=True, random=random)
+    outputs = plan.forward(x, training=True, random_source=random_source)
     cotangent = rng.standard_normal(outputs.shape)
     grad_x = plan.backward(cotangent, out=grads, input_gradient=True)
     assert grad_x is not None  # it was requested
@@ -49,7 +49,7 @@ def gradient_error(
 
     def moved(by: float) -> float:
         values[:] = start + by * direction_values
-        outputs = plan.forward(x + by * direction_x, training=True, random=random)
+        outputs = plan.forward(x + by * direction_x, training=True, random_source=random_source)
         return float(np.vdot(outputs, cotangent))
 
     error = _error(moved, analytic)

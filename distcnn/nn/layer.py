@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Layers: descriptions that can be printed and compared. Weights and buffers are held elsewhere.
+=======
+"""Layers: descriptions that can be printed and compared, and hold no parameter values.
+>>>>>>> maths
 
 Letters in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and width,
 O filters (output channels), ``kh, kw`` height and width of the kernel or window, ``oh, ow`` those
@@ -24,12 +28,12 @@ Pair = tuple[int, int]
 Initialiser = Callable[[np.random.Generator, Shape, int, int], Array]
 """``(rng, shape, fan_in, fan_out) -> array of that shape``."""
 RandomSource = Callable[[str], np.random.Generator]
-"""Of a layer's name, such as ``dropout1``: the generator of its own for one pass."""
+"""Maps a layer's name, such as ``dropout1``, to its random generator for one pass."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """An array that a layer learns.
+    """The description of an array that a layer learns; ``Parameters`` holds the values.
 
     Attributes:
         name: its name within the layer, such as ``weight``.
@@ -51,41 +55,42 @@ class Call:
     """The context of one layer for one pass, forward and backward, of one microbatch.
 
     Attributes:
-        layer: the layer's name.
+        layer_name: such as ``dropout1``.
         values: its parameters by name; read them.
         grads: their gradients by name; ``backward`` writes every element.
         training: False in evaluation and prediction.
-        source: makes ``random``.
+        random_source: makes ``random``.
         saved: whatever ``forward`` keeps for ``backward``.
     """
 
-    layer: str
+    layer_name: str
     values: Mapping[str, Array]
     grads: Mapping[str, Array] = field(default_factory=dict)
     training: bool = False
-    source: RandomSource | None = None
+    random_source: RandomSource | None = None
     saved: Any = None
 
     @cached_property
     def random(self) -> np.random.Generator:
         """A generator for this layer and this pass alone; ``ArgumentError`` if the pass was not
-        given ``random``.
+        given a ``random_source``.
         """
-        if self.source is None:
+        if self.random_source is None:
             raise ArgumentError(
-                f"{self.layer} draws random numbers, but this pass has no source of them: pass"
-                " random=..., a function from the layer's name to a NumPy Generator"
+                f"{self.layer_name} draws random numbers, but this pass has no source of them: pass"
+                " random_source=..., a function from the layer's name to a NumPy Generator"
             )
-        return self.source(self.layer)
+        return self.random_source(self.layer_name)
 
 
 class Layer:
     """One differentiable function: the base class of all layers.
 
     One of your own defines ``output_shape``, ``forward`` and ``backward``, and ``parameters`` if it
-    learns any (docs/own_code.md). Its attributes are set once, in ``__init__``; what forward keeps
-    for backward belongs in ``call.saved``. So one layer serves any number of plans and threads.
-    Layers of the same class with equal attributes are equal.
+    learns any (docs/own_code.md). Only activations have these to inherit: Conv2d, Dense, Flatten
+    and the poolings run only in a plan, whose kernels compute them. Attributes are set once, in
+    ``__init__``; what forward keeps for backward belongs in ``call.saved``. So one layer serves any
+    number of plans and threads. Layers of the same class with equal attributes are equal.
     """
 
     @explained("it takes no arguments")
@@ -98,23 +103,31 @@ class Layer:
         Raises:
             ValueError: the layer cannot take such inputs.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define output_shape(input_shape)")
+        raise self._undefined("output_shape(input_shape)")
 
     def parameters(self, input_shape: Shape) -> tuple[Parameter, ...]:
-        """The parameters that the layer learns for inputs of ``input_shape``; by default none."""
+        """Describe what the layer learns for inputs of ``input_shape``; by default nothing. The
+        values of these parameters are in ``call.values``.
+        """
         return ()
 
     def forward(self, x: Array, call: Call) -> Array:
         """The output ``(*output_shape, N)`` for the input ``x`` ``(*input_shape, N)``, which must
         not be changed.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define forward(x, call)")
+        raise self._undefined("forward(x, call)")
 
     def backward(self, grad_output: Array, call: Call) -> Array:
         """Write the parameters' gradients into ``call.grads``; return the input's gradient
         ``(*input_shape, N)``. ``grad_output`` must not be changed.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define backward(grad_output, call)")
+        raise self._undefined("backward(grad_output, call)")
+
+    def _undefined(self, method: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} must define all of {method}: there is none to inherit"
+            " (built-in layers have none, as only a plan runs them: model.plan)"
+        )
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__:

@@ -2,17 +2,6 @@
 
 Sums over examples, not means: the sum over all shards is divided once, by the number of examples.
 ``distcnn.nn.reference`` has the derivations.
-
-Args of every loss:
-    outputs: (classes, N), float32 or float64.
-    labels: (N,) integers, 0 to classes - 1.
-    weights: (N,), 1 for an example and 0 for padding, which adds nothing to sum and gradient.
-
-Returns:
-    The weighted sum of the losses, and its gradient (classes, N).
-
-Raises:
-    ValueError: for arrays of other shapes, such as PyTorch's (N, classes).
 """
 
 import math
@@ -28,6 +17,7 @@ from distcnn.nn.layer import Array
 
 Labels = NDArray[np.integer]
 Loss = Callable[[Array, Labels, Array], tuple[float, Array]]
+"""``(outputs, labels, weights) -> (loss_sum, grad_outputs)``, as ``squared_error``."""
 
 
 def softmax_cross_entropy(logits: Array, labels: Labels, weights: Array) -> tuple[float, Array]:
@@ -36,18 +26,29 @@ def softmax_cross_entropy(logits: Array, labels: Labels, weights: Array) -> tupl
     The gradient is ``weights * (p - onehot)``. The largest logit is subtracted first, so that no
     exp overflows (Goodfellow et al. 2016, section 4.1). For a confident prediction the sum under
     the logarithm is 1 + x, with an x that even float64 may round away: hence ``log1p(x)``.
+
+    Args:
+        logits: (classes, N), float32 or float64.
+        labels: (N,) integers, 0 to classes - 1.
+        weights: (N,), 1 for an example and 0 for padding, which adds nothing to loss or gradient.
+
+    Returns:
+        The weighted sum of the examples' losses, and its gradient (classes, N).
+
+    Raises:
+        ValueError: for arrays of other shapes, such as PyTorch's (N, classes).
     """
     _check_shapes(logits, labels, weights)
     columns = np.arange(logits.shape[1])
     shifted = logits - logits.max(axis=0)
-    chosen = shifted[labels, columns]
+    label_logits = shifted[labels, columns]
     grad = np.exp(shifted)
-    totals, of_labels = np.add.reduce(grad, axis=0), grad[labels, columns]
+    totals, label_exps = np.add.reduce(grad, axis=0), grad[labels, columns]
     grad[labels, columns] = 0
     others = np.add.reduce(grad, axis=0, dtype=np.float64)
-    losses = (np.log1p(others + (of_labels - 1)) - chosen) * weights
+    losses = (np.log1p(others + (label_exps - 1)) - label_logits) * weights
     grad /= totals
-    grad[labels, columns] = of_labels / totals - 1
+    grad[labels, columns] = label_exps / totals - 1
     grad *= weights
     return float(np.add.reduce(losses)), grad
 
@@ -56,6 +57,17 @@ def squared_error(outputs: Array, labels: Labels, weights: Array) -> tuple[float
     """``sum over n of weights[n] * 1/2 * sum over k of (y[k, n] - onehot[k, n])^2``.
 
     The gradient is ``weights * (y - onehot)``.
+
+    Args:
+        outputs: (classes, N), float32 or float64.
+        labels: (N,) integers, 0 to classes - 1.
+        weights: (N,), 1 for an example and 0 for padding, which adds nothing to loss or gradient.
+
+    Returns:
+        The weighted sum of the examples' losses, and its gradient (classes, N).
+
+    Raises:
+        ValueError: for arrays of other shapes, such as PyTorch's (N, classes).
     """
     _check_shapes(outputs, labels, weights)
     grad = outputs.copy()

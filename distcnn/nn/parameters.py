@@ -15,13 +15,18 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from distcnn.errors import ArgumentError
-from distcnn.nn.kernels.arena import buffer
+from distcnn.nn.kernels.arena import allocate
 from distcnn.nn.layer import Array, Initialiser, Parameter, Shape
 
 
 class Parameters:
-    """All parameters of a network, in the order of its layers; zeros until they are drawn or
-    loaded. Any number of plans may share them.
+    """The values of a network's parameters, in the order of its layers; zeros until they are drawn
+    or loaded. Any number of plans may share them. ``Sequential.initialise`` makes them.
+
+    Args:
+        layer_names: of all layers, in order.
+        described: each parameter's description by its full name, in order.
+        dtype: of the values, float32 or float64.
 
     Attributes:
         values: all values, a flat vector; its elements may change, but it is never replaced.
@@ -32,18 +37,18 @@ class Parameters:
     """
 
     def __init__(
-        self, layers: Sequence[str], described: Mapping[str, Parameter], dtype: DTypeLike
+        self, layer_names: Sequence[str], described: Mapping[str, Parameter], dtype: DTypeLike
     ) -> None:
         self.described, size = described, 0
         self.slices: dict[str, slice] = {}
         self.layer_starts: list[int] = []
-        for layer in layers:
+        for layer_name in layer_names:
             self.layer_starts.append(size)
             for name, parameter in described.items():
-                if name.startswith(f"{layer}."):
+                if name.startswith(f"{layer_name}."):
                     start, size = size, size + math.prod(parameter.shape)
                     self.slices[name] = slice(start, size)
-        self.values: Array = buffer((size,), dtype)
+        self.values: Array = allocate((size,), dtype)
 
     def named(self, flat: Array | None = None) -> dict[str, Array]:
         """Each parameter's part of ``flat``, a view in PyTorch's shape; by default of ``values``.

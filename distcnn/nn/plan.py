@@ -61,8 +61,8 @@ class Stage:
         self._kernel = kernel
         self._forward, self._backward = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
 
-    def forward(self, x: Array, training: bool, random: RandomSource | None) -> Array:
-        self._call = Call(self.name, self.values, self.grads, training, random)
+    def forward(self, x: Array, training: bool, random_source: RandomSource | None) -> Array:
+        self._call = Call(self.name, self.values, self.grads, training, random_source)
         with self._forward:
             return self._kernel.forward(x, self._call)
 
@@ -120,14 +120,14 @@ class Plan:
         return self._buffers.nbytes
 
     def forward(
-        self, images: Array, training: bool = False, random: RandomSource | None = None
+        self, images: Array, training: bool = False, random_source: RandomSource | None = None
     ) -> Array:
         """The outputs ``(*output_shape, N)`` for ``images`` ``(*input_shape, N)``.
 
         Args:
             images: one microbatch; the batch is the last axis.
             training: what the layers see as ``call.training``.
-            random: gives a layer, by its name, the generator of this pass.
+            random_source: maps a layer's name to its generator for this pass (``call.random``).
 
         Raises:
             ValueError: ``images`` have another shape.
@@ -140,7 +140,7 @@ class Plan:
             )
         x = images
         for stage in self.stages:
-            x = stage.forward(x, training, random)
+            x = stage.forward(x, training, random_source)
         return x
 
     def backward(

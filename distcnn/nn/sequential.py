@@ -28,8 +28,12 @@ class Sequential:
         >>> plan = model.plan((1, 28, 28), 32, parameters)
         >>> logits = plan.forward(np.zeros((1, 28, 28, 32), np.float32))
 
+    Args:
+        layers: at least one; an equal layer may appear twice, and has its own parameters each time.
+
     Raises:
         ArgumentError: the argument is not a list of layers.
+        ValueError: the list is empty.
     """
 
     @explained(AS_A_LIST)
@@ -59,7 +63,7 @@ class Sequential:
         return f"Sequential([\n{layers}])"
 
     def __str__(self) -> str:
-        """The summary for MNIST's images, if the layers fit them; else the layers."""
+        """The ``summary`` for MNIST's images, if the layers fit them; else the layers."""
         try:
             summary = self.summary(MNIST_SHAPE, 16)
         except ValueError:
@@ -82,7 +86,12 @@ class Sequential:
         return shapes
 
     def parameters(self, input_shape: Shape) -> dict[str, Parameter]:
-        """The parameters for inputs of ``input_shape``, by full name, in order."""
+        """Describe the parameters for inputs of ``input_shape``, by full name, in order. Their
+        values are made by ``initialise``.
+
+        Raises:
+            ValueError: names the layer that does not fit.
+        """
         described: dict[str, Parameter] = {}
         layers = zip(self.names, self.layers, self.shapes(input_shape)[:-1], strict=True)
         for layer_name, layer, shape in layers:
@@ -108,7 +117,12 @@ class Sequential:
         return Plan(self, tuple(input_shape), microbatch_size, parameters)
 
     def summary(self, input_shape: Shape, microbatch_size: int) -> str:
-        """Each layer with its output's shape and parameters, and the memory, as text."""
+        """Each layer with its output's shape and parameters, and the memory of a plan, as text. The
+        plan is made to be measured, and freed.
+
+        Raises:
+            ValueError: names the layer that does not fit.
+        """
         shapes, parameters = self.shapes(input_shape), self.allocate(input_shape)
         plan, total = self.plan(input_shape, microbatch_size, parameters), parameters.values.size
         sizes = [end - start for start, end in pairwise([*parameters.layer_starts, total])]

@@ -39,12 +39,15 @@ class Optimizer:
     All ranks apply it to the same gradient, element by element, so their weights stay identical.
 
     Args:
-        learning_rate: the peak learning rate; a schedule scales it from step to step.
+        learning_rate: the peak learning rate, above 0; a schedule scales it from step to step.
+
+    Raises:
+        InputError: when a setting is outside its range.
     """
 
     learning_rate: float = 0.03
     limits: ClassVar[dict[str, Limits]] = {"learning_rate": _POSITIVE}
-    """Which values the settings may take."""
+    """For each setting, its range in words and as a test."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -90,8 +93,15 @@ class Optimizer:
 
 
 class Updater:
-    """Applies one optimizer to one vector. Its whole state is ``state``, vectors by name, and the
-    number of ``steps_taken``.
+    """Applies one optimizer to one vector of parameters.
+
+    Args:
+        optimizer: the update rule.
+        values: the parameters (n,), of which only the shape and dtype are used.
+
+    Attributes:
+        state: the optimizer's vectors (n,) by name, zero at first.
+        steps_taken: with ``state``, all that a checkpoint needs.
     """
 
     def __init__(self, optimizer: Optimizer, values: Vector) -> None:
@@ -141,6 +151,15 @@ class SGD(Optimizer):
         p <- p - learning_rate * (g + momentum * v   with Nesterov, else v)
 
     Sutskever et al. 2013, in the form of PyTorch.
+
+    Args:
+        learning_rate: the peak learning rate, above 0.
+        momentum: share of the velocity v that is kept in each step, in [0, 1).
+        weight_decay: factor of the parameters added to the gradient, 0 or more.
+        nesterov: whether the step looks ahead along the velocity; no effect without momentum.
+
+    Raises:
+        InputError: when a setting is outside its range.
     """
 
     momentum: float = 0.0
@@ -179,9 +198,19 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1), with L2 weight decay added to the gradient.
 
-    g <- g + weight_decay * p
-    m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
-    p <- p - learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+        g <- g + weight_decay * p
+        m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
+        p <- p - learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+
+    Args:
+        learning_rate: the peak learning rate, above 0; 0.001 is usual for Adam.
+        weight_decay: factor of the parameters added to the gradient, 0 or more.
+        beta1: share of the first moment m that is kept in each step, in [0, 1).
+        beta2: share of the second moment v that is kept in each step, in [0, 1).
+        epsilon: added to the denominator, above 0.
+
+    Raises:
+        InputError: when a setting is outside its range.
     """
 
     weight_decay: float = 0.0
@@ -227,7 +256,16 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
-    """Adam after ``p <- p - learning_rate * weight_decay * p`` (Loshchilov and Hutter 2019)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): before each step of Adam,
+    ``p <- p - learning_rate * weight_decay * p``.
+
+    Args:
+        learning_rate, beta1, beta2, epsilon: as in ``Adam``.
+        weight_decay: factor of ``learning_rate`` by which the parameters shrink, 0 or more.
+
+    Raises:
+        InputError: when a setting is outside its range.
+    """
 
     decoupled: ClassVar[bool] = True
 
@@ -238,4 +276,5 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
 }
-"""By name. They take those of learning rate, momentum and weight decay that they have."""
+"""Optimizers by the name that ``--optimizer`` takes. A caller passes each the settings that it has
+among learning rate, momentum and weight decay."""

@@ -14,8 +14,11 @@ class Schedule:
     of your own is a subclass that defines ``factor``, or a function from progress to factor.
 
     Args:
-        warmup_steps: length of the linear warm-up (Goyal et al. 2017), in steps. The ``Trainer``
-            limits it to a quarter of the run.
+        warmup_steps: length of the linear warm-up (Goyal et al. 2017) in steps, 0 or more. The
+            ``Trainer`` limits it to a quarter of the run.
+
+    Raises:
+        InputError: when ``warmup_steps`` is not such an integer.
     """
 
     warmup_steps: int = 0
@@ -26,12 +29,21 @@ class Schedule:
             raise InputError(f"warmup_steps is {steps!r}: it must be an integer, 0 or more")
 
     def factor(self, progress: float) -> float:
-        """The factor of the peak at ``progress``: 0 after the warm-up, below 1 at the last step."""
+        """The factor of the peak learning rate.
+
+        Args:
+            progress: share of the run after the warm-up, from 0 to just below 1 at the last step.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define factor(progress)")
 
     def learning_rate(self, step: int, *, peak: float, total_steps: int) -> float:
-        """The learning rate of ``step``, from 0 to ``total_steps`` - 1: ``peak * (step + 1) /
-        warmup_steps`` during the warm-up, then ``peak * factor``.
+        """The learning rate of one step: ``peak * (step + 1) / warmup_steps`` during the warm-up,
+        then ``peak * factor(progress)``.
+
+        Args:
+            step: number of the step, from 0 to ``total_steps`` - 1.
+            peak: the optimizer's learning rate.
+            total_steps: length of the run.
         """
         if step < self.warmup_steps:
             return peak * (step + 1) / self.warmup_steps
@@ -40,28 +52,28 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """1 throughout."""
+    """The peak throughout, after the warm-up."""
 
     def factor(self, progress: float) -> float:
         return 1.0
 
 
 class Linear(Schedule):
-    """From 1 straight down to 0."""
+    """Straight from the peak down to 0."""
 
     def factor(self, progress: float) -> float:
         return 1.0 - progress
 
 
 class Cosine(Schedule):
-    """From 1 to 0 along half a cosine (Loshchilov and Hutter 2017, one cycle)."""
+    """From the peak to 0 along half a cosine (Loshchilov and Hutter 2017, one cycle)."""
 
     def factor(self, progress: float) -> float:
         return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 class StepDecay(Schedule):
-    """1, then 0.1 from half of the run on, 0.01 from three quarters on (as in He et al. 2016)."""
+    """The peak; a tenth from half of the run on, a hundredth from three quarters on (He 2016)."""
 
     def factor(self, progress: float) -> float:
         return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
@@ -69,7 +81,15 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True)
 class OwnSchedule(Schedule):
-    """``function(progress)`` of the user's, as a schedule."""
+    """A schedule made of a user's function.
+
+    Args:
+        warmup_steps: as in ``Schedule``.
+        function: from progress, in [0, 1), to the factor of the peak.
+
+    Raises:
+        InputError: when ``function`` does not return a finite number.
+    """
 
     function: Callable[[float], float] = lambda progress: 1.0
 

@@ -54,16 +54,16 @@ def check_network(run: Run, say: Report) -> None:
     rng = np.random.default_rng(0)
     parameters = model.initialise(shape, rng, np.float64)
     images = rng.standard_normal((*shape, CHECKED_EXAMPLES))
-    random = layer_streams(run.config.seed, step=0, shard=0)
+    random_source = layer_streams(run.config.seed, step=0, shard=0)
     gradient = np.zeros_like(parameters.values)
-    error = gradient_error(model, images, rng, parameters, random, gradient=gradient)
+    error = gradient_error(model, images, rng, parameters, random_source, gradient=gradient)
     zero = zero_gradients(parameters.named(gradient))
     # A unit at a kink, as those of ReLU are where all weights are zero, has no gradient to compare.
     if not error < LARGEST_GRADIENT_ERROR:
         for key, values in parameters.named().items():
             described = parameters.described[key]
             values[...] = he_normal(rng, described.shape, described.fan_in, described.fan_out)
-        error = gradient_error(model, images, rng, parameters, random)
+        error = gradient_error(model, images, rng, parameters, random_source)
     if not error < LARGEST_GRADIENT_ERROR:
         raise TrainingError(
             f"gradient check: the backward of model {name!r} is wrong: relative error {error:.2g}"
@@ -77,8 +77,8 @@ def check_network(run: Run, say: Report) -> None:
     training_step = run.training_step
 
     def check_shard(at: Position, shard: Part, lane: Lane) -> None:
-        random = training_step.streams(at.step, shard.index)
-        check_pass(lane.plan, training_step.loss, lane.microbatch, random)
+        random_source = training_step.streams(at.step, shard.index)
+        check_pass(lane.plan, training_step.loss, lane.microbatch, random_source)
 
     training_step.add_hook(check_shard)
 

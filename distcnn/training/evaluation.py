@@ -11,7 +11,7 @@ from distcnn import spans
 from distcnn.datasets import Part
 from distcnn.distributed import STATS_SIZE, Communicator, RangeError, StepStats, Totals, share_of
 from distcnn.errors import TrainingError
-from distcnn.nn import computing
+from distcnn.nn import numpy_settings
 from distcnn.nn.losses import Loss
 from distcnn.spans import Span
 from distcnn.system.wording import counted
@@ -109,7 +109,7 @@ class Evaluation:
         plan, microbatch = self.lane
         with Span(spans.READ_DATA):
             examples = self.part.fill(microbatch, 0, own_block)
-        with computing():  # the sums reject what is out of range
+        with numpy_settings():  # the sums reject what is out of range
             logits = plan.forward(microbatch.images, training=False)
             with Span(spans.LOSS):
                 loss_sum, _ = self.loss(logits, microbatch.labels, microbatch.weights)

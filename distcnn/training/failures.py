@@ -13,7 +13,7 @@ from distcnn.config import LARGEST_GRADIENT_LIMIT
 from distcnn.datasets import Microbatch, Part
 from distcnn.distributed import Communicator, RangeError, Reducer, Totals
 from distcnn.errors import TrainingError
-from distcnn.nn import Plan, computing
+from distcnn.nn import Plan, numpy_settings
 from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
 
@@ -54,19 +54,19 @@ def check_finite(what: str, array: Array) -> None:
 
 
 def check_pass(
-    plan: Plan, loss: Loss, microbatch: Microbatch, random: RandomSource | None = None
+    plan: Plan, loss: Loss, microbatch: Microbatch, random_source: RandomSource | None = None
 ) -> None:
     """Repeat forward and backward of a filled ``microbatch``, and check every array on the way.
 
-    With ``random``, the layers are in training, and draw from it.
+    With ``random_source``, the layers are in training, and draw from it.
     """
     for name, values in plan.parameters.named().items():
         check_finite(f"parameter {name}", values)
     check_finite("input", microbatch.images)
     gradients, unfused, x = np.zeros_like(plan.parameters.values), plan.unfused(), microbatch.images
-    with computing():
+    with numpy_settings():
         for stage in unfused.stages:
-            x = stage.forward(x, random is not None, random)
+            x = stage.forward(x, random_source is not None, random_source)
             check_finite(f"output of {stage.name}", x)
         loss_sum, grad_logits = loss(x, microbatch.labels, microbatch.weights)
         check_finite("loss", np.asarray(loss_sum).reshape(1))
@@ -79,11 +79,11 @@ def check_pass(
 
 
 def first_not_finite(
-    plan: Plan, loss: Loss, microbatch: Microbatch, random: RandomSource | None = None
+    plan: Plan, loss: Loss, microbatch: Microbatch, random_source: RandomSource | None = None
 ) -> str:
     """What ``check_pass`` finds for the same arguments; empty if everything is finite."""
     try:
-        check_pass(plan, loss, microbatch, random)
+        check_pass(plan, loss, microbatch, random_source)
     except NotFinite as error:
         return str(error)
     return ""
@@ -139,9 +139,9 @@ class ShardFailures:
         remedy = DIVERGED if self._step else AT_ONCE
         plan, microbatch = lane
         gradients = np.zeros_like(plan.parameters.values)
-        random = self._streams(self._step, shard.index)
-        with computing():
-            logits = plan.forward(microbatch.images, training=True, random=random)
+        random_source = self._streams(self._step, shard.index)
+        with numpy_settings():
+            logits = plan.forward(microbatch.images, training=True, random_source=random_source)
             _, grad_logits = self._loss(logits, microbatch.labels, microbatch.weights)
             plan.backward(grad_logits, out=gradients)
         try:
@@ -154,5 +154,5 @@ class ShardFailures:
                 f"{what} is {error.value:g}, beyond the sum's limit of {error.limit:g} for one"
                 f" shard: {remedy}{wider}"
             )
-        origin = first_not_finite(plan, self._loss, microbatch, random)
+        origin = first_not_finite(plan, self._loss, microbatch, random_source)
         return f"{what} is {error.value:g}: {remedy}; first not finite: {origin or what}"

@@ -9,8 +9,8 @@ from distcnn import distributed, spans
 from distcnn.config import Config
 from distcnn.datasets import Part
 from distcnn.distributed import Allreduce, Bucket, BucketReducer, Communicator, Totals
-from distcnn.nn import computing
-from distcnn.nn.kernels.arena import buffer
+from distcnn.nn import numpy_settings
+from distcnn.nn.kernels.arena import allocate
 from distcnn.nn.losses import Loss
 from distcnn.nn.plan import Backward
 from distcnn.optim import Updater
@@ -57,7 +57,7 @@ class OverlappedTrainingStep(TrainingStep):
 
     def _add_bucket(self, bucket: Bucket, backward: Backward, counts: Counts) -> None:
         """Compute a shard's gradients of ``bucket``, and add them before the next writes there."""
-        with computing():
+        with numpy_settings():
             backward.advance(until=bucket.start)
         with Span(spans.LOCAL_SUM):
             self.reducer.add(bucket)
@@ -97,7 +97,7 @@ def make_step(
     background = open_allreduce(config.overlap, config.reduction, communicator)
 
     def by_buckets(allreduce: Allreduce, buckets: Sequence[Bucket] = ()) -> BucketReducer:
-        gradient = buffer((size,), dtype)
+        gradient = allocate((size,), dtype)
         return BucketReducer(arithmetic, len(shards), gradient, allreduce, buckets)
 
     if background is None:

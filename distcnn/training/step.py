@@ -10,7 +10,7 @@ import numpy as np
 from distcnn import spans
 from distcnn.datasets import Microbatch, Part
 from distcnn.distributed import Reducer, Totals
-from distcnn.nn import Plan, computing
+from distcnn.nn import Plan, numpy_settings
 from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
 from distcnn.optim import Updater
@@ -37,7 +37,7 @@ class Lane(NamedTuple):
 Counts = tuple[float, int, int]
 """The sum of a shard's losses, its correct answers, its examples."""
 Streams = Callable[[int, int], RandomSource]
-"""``(step, shard) -> random``: what layers draw from, by their names."""
+"""``(step, shard) -> random source`` of the layers."""
 StopRequest = Callable[[], str | None]
 """Why this rank should stop, as text (a signal, or a callback that failed); else None."""
 Hook = Callable[[Position, Part, Lane], None]
@@ -102,7 +102,7 @@ class TrainingStep:
         for shard in shards:
             with Span(spans.SHARD, shard=shard.index), self.failures.caught(shard, self.lane):
                 grad_logits, counts = self._forward(shard, self.lane, at)
-                with self.reducer.slot() as gradients, computing():
+                with self.reducer.slot() as gradients, numpy_settings():
                     self.lane.plan.backward(grad_logits, out=gradients)
                 self.reducer.count(*counts)
 
@@ -115,9 +115,9 @@ class TrainingStep:
             self.ledger.mark(shard.index, microbatch.chosen)
         for hook in self._hooks:
             hook(at, shard, lane)
-        random = self.streams(at.step, shard.index)
-        with computing():
-            logits = plan.forward(microbatch.images, training=True, random=random)
+        random_source = self.streams(at.step, shard.index)
+        with numpy_settings():
+            logits = plan.forward(microbatch.images, training=True, random_source=random_source)
             with Span(spans.LOSS):
                 loss_sum, grad_logits = self.loss(logits, microbatch.labels, microbatch.weights)
         return grad_logits, (loss_sum, count_correct(logits, microbatch), examples)

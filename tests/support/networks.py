@@ -33,8 +33,10 @@ class Network:
         """The same network, computed layer by layer."""
         return Network(self.plan.unfused())
 
-    def forward(self, x: Array, training: bool = True, random: RandomSource | None = None) -> Array:
-        return self.plan.forward(x, training, random)
+    def forward(
+        self, x: Array, training: bool = True, random_source: RandomSource | None = None
+    ) -> Array:
+        return self.plan.forward(x, training, random_source)
 
     def backward(self, grad_output: Array, input_gradient: bool = False) -> Array | None:
         return self.plan.backward(grad_output, self.grads, input_gradient)
@@ -46,12 +48,15 @@ class Network:
         return self.parameters.named(self.grads)
 
     def gradient_error(
-        self, rng: np.random.Generator, x: Array | None = None, random: RandomSource | None = None
+        self,
+        rng: np.random.Generator,
+        x: Array | None = None,
+        random_source: RandomSource | None = None,
     ) -> float:
         """The error at these values, for ``x`` or a random microbatch."""
         if x is None:
             x = rng.standard_normal((*self.input_shape, self.microbatch_size))
-        return gradient_error(self.model, x, rng, self.parameters, random)
+        return gradient_error(self.model, x, rng, self.parameters, random_source)
 
 
 def planned(

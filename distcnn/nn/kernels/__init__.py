@@ -6,6 +6,7 @@ its next call. It changes neither its input nor the gradient it is given, unless
 and nobody else changes its input before its ``backward`` returns.
 
 The convolution is in several files. Read ``algorithms.py`` (im2col and Winograd, with the letters
-that all of them use), ``blocking.py`` (in which pieces) and ``convolution.py`` (what is done to a
-piece), in that order; it calls ``im2col.py``, ``winograd.py`` and ``fusion.py``.
+that all of them use), ``blocking.py`` (in which pieces), ``steps.py`` (what is done to a piece) and
+``convolution.py`` (which does it), in that order; ``im2col.py``, ``winograd.py`` and ``fusion.py``
+implement the steps.
 """

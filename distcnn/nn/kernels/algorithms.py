@@ -1,4 +1,4 @@
-"""Which algorithm a convolution uses along the width, and the steps that all of them have.
+"""Which algorithm a convolution uses along the width.
 
 A convolution of kernel width r takes from each row d of an input ``y[s] = sum over j of w[j] *
 d[s*stride + j]``. There are two ways:
@@ -13,19 +13,15 @@ d[s*stride + j]``. There are two ways:
   constant matrices, so each transform is linear and its gradient goes back through its transpose:
   ``dM = A dy``, ``dU = dM (B^T d)^T``, ``dw = G^T dU``, ``dd = B (U^T dM)``.
 
-Shapes, all with P points, J columns of the kernel within a product (1 for Winograd), T tiles of m
-outputs: rows V (P, H, C*J, T*N), weights U (P, O, kh, C, J), products M (P, oh, O, T*N).
+Shapes, all with P points, J shifts (columns of the kernel within a product; 1 for Winograd), T
+tiles of m outputs: rows V (P, H, C*J, T*N), weights U (P, O, kh, C, J), products M (P, oh, O, T*N).
 
 A tiled piece of the output (or of its gradient) is ``[k, o, r, t, n]``: output k of tile t, which
 is column t*m + k of the image. A pooling of width m (or a divisor of it) then compares whole
-arrays, long runs of numbers. So where one follows, im2col has tiles too, of as many outputs as the
-window is wide, which are its points; else its tiles are single outputs, and it has one point.
+arrays, long runs of numbers. So if a max pooling follows, im2col uses tiles as wide as its window,
+with one point per output; otherwise its tiles are single outputs, with one point.
 
-The steps, as ``convolution.py`` calls them. Forward: ``transform_weights``; then for each piece
-``transform_input``, the matrix product into ``products``, and ``transform_products``, which leaves
-the output in ``tiled`` until the next piece. Backward, for each piece in the same order: its
-gradient is written to ``tiled``; then ``transform_gradient``, the products of ``grad_products``
-with weights and rows, and ``transform_input_gradient``; last ``transform_weight_gradient``.
+``steps.py`` lists the steps that all algorithms have.
 """
 
 from dataclasses import dataclass
@@ -34,9 +30,10 @@ from distcnn.nn.layer import Pair
 
 MOST_POINTS = 8
 """More points multiply less, but their matrices hold larger numbers, which round worse."""
-LEAST_DEPTH = 24
-"""Channels times kernel rows below which a point's matrix product is too thin to gain anything."""
-LEAST_FILTERS = 16
+FEWEST_TERMS = 24
+"""With fewer terms in a sum (channels times kernel rows), or fewer filters than the next constant,
+the matrix product of a point is too thin for Winograd to gain anything."""
+FEWEST_FILTERS = 16
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Tiling:
     is_winograd: bool
     tile_width: int  # m
     points: int  # P
-    depth: int  # J
+    shifts: int  # J
     tiles: int  # T, which cover the output
     input_width: int  # columns of the input that they read
 
@@ -71,7 +68,7 @@ def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
     (kernel_height, kernel_width), stride = geometry.kernel, geometry.stride[1]
     output_width = geometry.output_size[1]
     costs = {1: output_width * kernel_width}
-    thick = geometry.channels * kernel_height >= LEAST_DEPTH and geometry.filters >= LEAST_FILTERS
+    thick = geometry.channels * kernel_height >= FEWEST_TERMS and geometry.filters >= FEWEST_FILTERS
     if thick and stride == 1 and kernel_width > 1:
         costs |= {
             m: (m + kernel_width - 1) * -(-output_width // m)
@@ -80,10 +77,10 @@ def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
     width = min(costs, key=lambda m: (costs[m], m))
     is_winograd = width > 1
     if is_winograd:
-        points, depth = width + kernel_width - 1, 1
+        points, shifts = width + kernel_width - 1, 1
     else:
         width = points = window_width
-        depth = kernel_width
+        shifts = kernel_width
     tiles = -(-output_width // width)
     input_width = (tiles * width - 1) * stride + kernel_width
-    return Tiling(is_winograd, width, points, depth, tiles, input_width)
+    return Tiling(is_winograd, width, points, shifts, tiles, input_width)

@@ -6,8 +6,6 @@ huge pages), and NumPy asks, but only for arrays of 4 MiB and more.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
@@ -18,12 +16,9 @@ from distcnn.nn.layer import Array, Shape
 
 ALIGNMENT_BYTES = 64
 LARGE_PAGE_BYTES = 2 << 20
-"""Slabs begin on such a page: the parameters are the first buffers that are made."""
+"""Slabs begin at a multiple of this address. The first arrays in them are usually parameters."""
 SLAB_BYTES = 64 << 20
 """More than the C library reuses of freed memory (32 MiB): untouched pages take no memory."""
-BUFFER_ELEMENTS = 1024
-"""NumPy (2.4) copies operands whose runs are shorter than its buffer, 8192 elements by default,
-and works on the copy. With a shorter buffer it works in place: half the time for runs of 768."""
 
 
 class Arena:
@@ -54,8 +49,9 @@ def _slab(nbytes: int) -> memoryview:
     return raw.data[start : start + nbytes]
 
 
-buffer = Arena().zeros
-"""From the arena of the process; each buffer belongs to one plan."""
+allocate = Arena().zeros
+"""``(shape, dtype) -> zeros`` from the arena of this process: for parameters, gradients and the
+buffers of plans."""
 
 
 class Buffers:
@@ -68,7 +64,7 @@ class Buffers:
 
     def zeros(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """An array of ``shape``, of the plan's dtype unless another is given."""
-        array = buffer(shape, self.dtype if dtype is None else dtype)
+        array = allocate(shape, self.dtype if dtype is None else dtype)
         self.nbytes += array.nbytes
         return array
 
@@ -95,15 +91,3 @@ class Buffers:
         if key not in self._scratch:
             self._scratch[key] = self.like(array)
         return self._scratch[key]
-
-
-@contextmanager
-def computing() -> Iterator[None]:
-    """Suppress overflow warnings, as sums reject non-finite values; shorten NumPy's buffer."""
-    before = np.getbufsize()
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.setbufsize(BUFFER_ELEMENTS)
-        try:
-            yield
-        finally:
-            np.setbufsize(before)

@@ -16,11 +16,11 @@ from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array
 
 BLOCK_BYTES = 768 * 1024
-"""What a block of rows takes, in and out: less than a core's own cache, often 1 MiB."""
+"""A block of rows takes about this, in and out: less than a core's own cache, often 1 MiB."""
 FEWEST_IMAGES = 32
-"""Of a strip: runs of fewer numbers are slow to copy."""
+"""A strip is not cut below so many: runs of fewer numbers are slow to copy."""
 FEWEST_COLUMNS = 96
-"""Of the matrices of a strip, tiles times images: products with fewer are slow."""
+"""The matrices of a strip keep so many (tiles times images): products with fewer are slow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,8 @@ class Piece:
         return _length(self.output_rows)
 
     @property
-    def of_output(self) -> tuple[slice, slice, slice, slice]:
-        """To index the output (O, oh, ow, N) with."""
+    def output_index(self) -> tuple[slice, slice, slice, slice]:
+        """Where the piece is in the output (O, oh, ow, N)."""
         return slice(None), self.output_rows, self.output_columns, self.images
 
 
@@ -56,8 +56,9 @@ class Blocking:
     ) -> None:
         self.geometry, self.tiling = geometry, tiling
         self.tiles, self.images = tiling.tiles, geometry.count
-        depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
-        column_bytes = tiling.points * depth * itemsize  # of a row of the output, and its input
+        # A column of one row of the output, and of the rows of the input that are new for it.
+        input_numbers = geometry.stride[0] * geometry.channels * tiling.shifts
+        column_bytes = tiling.points * (input_numbers + geometry.filters) * itemsize
         if tiling.tile_width > 1:  # else products are images already, and not cut into strips
             smallest = window_height * column_bytes * self.tiles * self.images
             self.tiles, self.images = strip_size(self.tiles, self.images, smallest, BLOCK_BYTES)
@@ -68,15 +69,16 @@ class Blocking:
         self.most_inputs = max(_length(rows) for _, *inputs in self.blocks for rows in inputs)
 
     def pieces(self, width: int, buffers: Buffers) -> Iterator[Piece]:
-        """In their order, for inputs of ``width`` columns with their padding."""
-        geometry, depth = self.geometry, self.geometry.channels * self.tiling.depth
-        shape = self.tiling.points, geometry.padded_height, depth, self.columns
-        windows_shape = shape[0], geometry.output_size[0], geometry.kernel[0] * depth, shape[3]
+        """All pieces in order, for inputs of ``width`` columns with their padding."""
+        geometry, row_terms = self.geometry, self.geometry.channels * self.tiling.shifts  # C*J
+        points, window_terms = self.tiling.points, geometry.kernel[0] * row_terms
+        shape = points, geometry.padded_height, row_terms, self.columns
+        windows_shape = points, geometry.output_size[0], window_terms, self.columns
         for strip in self._strips(width):
             rows = buffers.zeros(shape)
             # The rows of a window are contiguous, so all windows are a view.
-            of_point, of_row, *others = rows.strides
-            strides = of_point, geometry.stride[0] * of_row, *others
+            point_stride, row_stride, *others = rows.strides
+            strides = point_stride, geometry.stride[0] * row_stride, *others
             windows = as_strided(rows, windows_shape, strides)
             for block in self.blocks:
                 output_rows, fresh, _ = block

@@ -20,9 +20,8 @@ which is one product too, of the W_i side by side with the G[r] one below the ot
 the input is that, transformed back, without its border.
 
 Forward and backward go through the same pieces (``blocking.py``) in the same order; V, which
-backward needs again, is kept in between. An epilogue takes each piece of the output, which is in
-the algorithm's ``tiled``, and makes its ``result`` of it: whole images here or in ``im2col.py``,
-pooled ones in ``fusion.py``. On the way back it writes the gradient of each piece to ``tiled``.
+backward needs again, is kept in between. What is done to a piece is split between an algorithm and
+an epilogue (``steps.py``).
 """
 
 import numpy as np
@@ -32,7 +31,8 @@ from distcnn.nn.kernels.algorithms import Geometry, choose_tiling
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Blocking, Piece
 from distcnn.nn.kernels.fusion import FusedPool, Pooling
-from distcnn.nn.kernels.im2col import Im2col, TiledIm2col
+from distcnn.nn.kernels.im2col import ImagesInPlace, TiledIm2col, UntiledIm2col
+from distcnn.nn.kernels.steps import Algorithm, Epilogue
 from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.kernels.winograd import Winograd
 from distcnn.nn.layer import Array, Call, Shape
@@ -65,10 +65,10 @@ class ConvKernel:
 
         blocking = Blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
         self._pieces = list(blocking.pieces(padded_width, buffers))
-        im2col = Im2col if tiling.tile_width == 1 else TiledIm2col
-        make: type[Winograd | TiledIm2col] = Winograd if tiling.is_winograd else im2col
-        self._algorithm = algorithm = make(blocking, buffers)
-        weights_shape = tiling.points, filters, conv.kernel_size[0], channels, tiling.depth
+        im2col = UntiledIm2col if tiling.tile_width == 1 else TiledIm2col
+        algorithm = (Winograd if tiling.is_winograd else im2col)(blocking, buffers)
+        self._algorithm: Algorithm = algorithm
+        weights_shape = tiling.points, filters, conv.kernel_size[0], channels, tiling.shifts
         self._weights = buffers.zeros(weights_shape)
         self._weight_gradient = WeightGradient(blocking, buffers)
         self._grad_input = buffers.images(padded_shape)
@@ -77,13 +77,13 @@ class ConvKernel:
         self._ones = np.ones(blocking.columns, buffers.dtype)
 
         self.layers, output_shape = 1, (filters, oh, ow, count)
-        self._epilogue: FusedPool | Im2col | WholeImages
+        self._epilogue: Epilogue
         if fused and pooling is not None and tiling.tile_width % window[1] == 0:
             self.layers = 3 if pooling.rectify else 2
             tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
             self._epilogue = FusedPool(pooling, output_shape, tiled, buffers)
-        elif isinstance(algorithm, Im2col):
-            self._epilogue = algorithm
+        elif isinstance(algorithm, UntiledIm2col):
+            self._epilogue = ImagesInPlace(algorithm)
         else:
             self._epilogue = WholeImages(algorithm, buffers.images(output_shape))
 
@@ -106,7 +106,7 @@ class ConvKernel:
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         epilogue, algorithm, grad_bias = self._epilogue, self._algorithm, call.grads["bias"]
-        points, filters, height, channels, depth = self._weights.shape
+        points, filters, height, channels, shifts = self._weights.shape
         epilogue.begin_backward(grad_output)
         self._weight_gradient.total.fill(0)
         grad_bias.fill(0)
@@ -121,10 +121,10 @@ class ConvKernel:
             if input_gradient:
                 rows = self._input_gradient.rows(piece, algorithm.grad_products)
                 grad_x = self._grad_input[:, piece.complete, piece.input_columns, piece.images]
-                # What the strip to the left wrote is added to.
-                held = self._shared_columns if piece.input_columns.start else 0
-                algorithm.transform_input_gradient(rows, grad_x, held)
-        transformed = self._weight_gradient.total.reshape(points, height, channels, depth, filters)
+                # Not overwritten but added to, except in the leftmost strip.
+                shared = self._shared_columns if piece.input_columns.start else 0
+                algorithm.transform_input_gradient(rows, grad_x, shared)
+        transformed = self._weight_gradient.total.reshape(points, height, channels, shifts, filters)
         algorithm.transform_weight_gradient(transformed, call.grads["weight"])
         return self._grad_input[self._interior] if input_gradient else None
 
@@ -132,17 +132,17 @@ class ConvKernel:
 class WholeImages:
     """An epilogue: the output as whole images, copied from the tiles and back."""
 
-    def __init__(self, algorithm: Winograd | TiledIm2col, images: Array) -> None:
+    def __init__(self, algorithm: Algorithm, images: Array) -> None:
         self._algorithm, self.result = algorithm, images
 
     def take(self, piece: Piece) -> None:
-        copy_tiles(self.result[piece.of_output], self._algorithm.tiled(piece), to_images=True)
+        copy_tiles(self.result[piece.output_index], self._algorithm.tiled(piece), to_images=True)
 
     def begin_backward(self, grad_output: Array) -> None:
         self._grad_output = grad_output
 
     def give_gradient(self, piece: Piece) -> None:
-        tiled, images = self._algorithm.tiled(piece), self._grad_output[piece.of_output]
+        tiled, images = self._algorithm.tiled(piece), self._grad_output[piece.output_index]
         if images.shape[2] % len(tiled):
             tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
         copy_tiles(images, tiled, to_images=False)
@@ -154,23 +154,23 @@ class WeightGradient:
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         geometry, rows = blocking.geometry, blocking.most_outputs
         points, filters = blocking.tiling.points, geometry.filters
-        terms = geometry.kernel[0] * geometry.channels * blocking.tiling.depth
+        terms = geometry.kernel[0] * geometry.channels * blocking.tiling.shifts  # kh*C*J
         self.total = buffers.zeros((points, terms, filters))
-        self._of_piece = buffers.zeros((points, terms, filters))
-        self._of_rows = buffers.zeros((points, rows, terms, filters))
+        self._piece_sum = buffers.zeros((points, terms, filters))
+        self._row_products = buffers.zeros((points, rows, terms, filters))
         self._transposed = None
         if blocking.tiling.is_winograd:  # small products, where BLAS takes five times the copy
             self._transposed = buffers.zeros((points, rows, blocking.columns, filters))
 
     def add(self, piece: Piece, grad_products: Array) -> None:
         # As V G^T, not G V^T: with the long side K as rows, BLAS takes about 0.9 of the time.
-        transposed, of_rows = grad_products.swapaxes(2, 3), self._of_rows[:, : piece.height]
+        transposed, products = grad_products.swapaxes(2, 3), self._row_products[:, : piece.height]
         if self._transposed is not None:
             np.copyto(self._transposed[:, : piece.height], transposed)
             transposed = self._transposed[:, : piece.height]
-        np.matmul(piece.windows, transposed, out=of_rows)
-        np.add.reduce(of_rows, axis=1, out=self._of_piece)
-        self.total += self._of_piece
+        np.matmul(piece.windows, transposed, out=products)
+        np.add.reduce(products, axis=1, out=self._piece_sum)
+        self.total += self._piece_sum
 
 
 class InputGradient:
@@ -182,29 +182,33 @@ class InputGradient:
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         geometry, points = blocking.geometry, blocking.tiling.points
-        depth = geometry.channels * blocking.tiling.depth
+        row_terms = geometry.channels * blocking.tiling.shifts  # C*J
         kernel_height, stride = geometry.kernel[0], geometry.stride[0]
         heights = [len(range(first, kernel_height, stride)) for first in range(stride)]
         self._stride = stride
         self._stacks = [
-            buffers.zeros((points, depth, height, geometry.filters)) for height in heights if height
+            buffers.zeros((points, row_terms, height, geometry.filters))
+            for height in heights
+            if height
         ]
         self._products = [
             self._product(row, heights[row % stride], geometry)
             for row in range(geometry.padded_height)
         ]
-        self._rows = buffers.zeros((points, blocking.most_inputs, depth, blocking.columns))
+        self._rows = buffers.zeros((points, blocking.most_inputs, row_terms, blocking.columns))
 
     def _product(self, row: int, in_stack: int, geometry: Geometry) -> tuple[Array, slice]:
-        """The weights that input row ``row`` meets, (P, C*J, any*O), and in which rows of G."""
+        """The weights that input row ``row`` meets, (P, C*J, outputs*O), and the rows of G (of all
+        outputs, one below the other) that it meets.
+        """
         filters, last = geometry.filters, row // self._stride
         first = last - in_stack + 1  # the output that the last of the stack meets here
         start = max(first, 0)
         stop = max(min(last + 1, geometry.output_size[0]), start)
         stack = self._stacks[row % self._stride if in_stack else 0]
         weights = stack.reshape(*stack.shape[:2], -1)
-        few = weights[:, :, (start - first) * filters : (stop - first) * filters]
-        return few, slice(start * filters, stop * filters)
+        needed = weights[:, :, (start - first) * filters : (stop - first) * filters]
+        return needed, slice(start * filters, stop * filters)
 
     def begin(self, weights: Array) -> None:
         """Take the weights U, (P, O, kh, C, J)."""

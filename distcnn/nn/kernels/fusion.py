@@ -50,32 +50,32 @@ class FusedPool:
         for piece, whole in tiled.items():
             rows = _divided(piece.output_rows, height)
             columns = _divided(piece.output_columns, width)
-            of_output = slice(None), rows, columns, piece.images
+            output_index = slice(None), rows, columns, piece.images
             windows = whole.reshape(-1, width, *whole.shape[1:])
             pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
-            largest, grads = self.result[of_output][np.newaxis], None
+            largest, grads = self.result[output_index][np.newaxis], None
             if len(windows) > 1:
                 largest, grads = (buffers.scratch(use, pixels[0]) for use in ("largest", "grads"))
             maximum = WindowMax(largest, len(pixels), buffers, pooling.rectify)
-            self._pieces[piece] = of_output, pixels, maximum, grads
+            self._pieces[piece] = output_index, pixels, maximum, grads
 
     def take(self, piece: Piece) -> None:
         with self._forward:
-            of_output, pixels, maximum, grads = self._pieces[piece]
+            output_index, pixels, maximum, grads = self._pieces[piece]
             maximum.find_largest(pixels)
             if grads is not None:
-                copy_tiles(self.result[of_output], maximum.largest, to_images=True)
+                copy_tiles(self.result[output_index], maximum.largest, to_images=True)
 
     def begin_backward(self, grad_output: Array) -> None:
         self._grad_output = grad_output
 
     def give_gradient(self, piece: Piece) -> None:
         with self._backward:
-            of_output, pixels, maximum, grads = self._pieces[piece]
+            output_index, pixels, maximum, grads = self._pieces[piece]
             if grads is None:
-                grads = self._grad_output[of_output][np.newaxis]
+                grads = self._grad_output[output_index][np.newaxis]
             else:
-                copy_tiles(self._grad_output[of_output], grads, to_images=False)
+                copy_tiles(self._grad_output[output_index], grads, to_images=False)
             maximum.give_to_winners(grads, pixels)
 
 

@@ -23,17 +23,19 @@ class Shifts:
             shifts, outputs, step = self._sizes
             rows = x[:, piece.fresh, piece.input_columns, piece.images]
             channels, height, _, count = rows.shape
-            of_channel, of_row, of_column, of_example = rows.strides
-            by_output = of_column * step, of_column * step * outputs
+            by_channel, by_row, by_column, by_example = rows.strides
+            by_output, by_tile = by_column * step, by_column * step * outputs
             shape = channels, shifts, height, outputs, self._tiles, count
-            strides = of_channel, of_column, of_row, *by_output, of_example
+            strides = by_channel, by_column, by_row, by_output, by_tile, by_example
             view = as_strided(rows, shape, strides, writeable=False)
             self._views[piece] = x, view
         return view
 
 
 def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
-    """Copy ``images[c, h, t*m + k, n] = tiled[k, c, h, t, n]``, or back; tiles may reach beyond."""
+    """Copy ``images[c, h, t*m + k, n] = tiled[k, c, h, t, n]``, or back. The last tile may reach
+    beyond the images.
+    """
     outputs = len(tiled)
     whole, rest = divmod(images.shape[2], outputs)
     as_tiles = _tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4)
@@ -41,26 +43,28 @@ def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
     if rest:
         last = images[:, :, whole * outputs :].transpose(2, 0, 1, 3)
         pairs.append((last, tiled[:rest, :, :, whole]))
-    for pair in pairs:
-        to, source = pair if to_images else reversed(pair)
-        np.copyto(to, source)
+    for image_part, tiled_part in pairs:
+        if to_images:
+            np.copyto(image_part, tiled_part)
+        else:
+            np.copyto(tiled_part, image_part)
 
 
-def fold(pixels: Array, step: int, x: Array, held: int) -> None:
+def fold(pixels: Array, step: int, x: Array, shared: int) -> None:
     """Add up overlapping tiles: ``x[c, h, t*step + j, n]`` becomes the sum of the ``pixels[c, h, t,
-    j, n]`` that meet there, and of what the first ``held`` columns of ``x`` hold.
+    j, n]`` that meet there. The first ``shared`` columns of ``x`` are added to, not overwritten.
 
-    ``held`` is 0, or the number of columns that the first tile shares with one to its left.
+    ``shared`` is 0, or the number of columns that the first tile shares with one to its left.
     """
     tiles, count = pixels.shape[2:4]
     overlap, last = count - step, (tiles - 1) * step
     if not 0 <= overlap <= step:
-        x[:, :, held:].fill(0)
+        x[:, :, shared:].fill(0)
         add_tiles(pixels, step, x)
         return
     # No more than two tiles meet: every column is written once.
     whole, first = _tiled(x, step, tiles), x[:, :, :overlap]
-    if held:
+    if shared:
         first += pixels[:, :, 0, :overlap]
     else:
         np.copyto(first, pixels[:, :, 0, :overlap])

@@ -14,7 +14,9 @@ ALL_ONES = POINTS.index(1.0)
 
 
 class Winograd:
-    """F(m, r): tiles of m outputs, a kernel of width r; methods as in ``TiledIm2col``."""
+    """F(m, r): tiles of m outputs, a kernel of width r. The steps' documentation is that of
+    ``Algorithm`` (``steps.py``).
+    """
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         geometry, tiling, most_outputs = blocking.geometry, blocking.tiling, blocking.most_outputs
@@ -63,10 +65,10 @@ class Winograd:
         np.matmul(self._a, _matrix(tiled), out=_matrix(products))
         return products, products[ALL_ONES]
 
-    def transform_input_gradient(self, grad_rows: Array, grad_x: Array, held: int) -> None:
+    def transform_input_gradient(self, grad_rows: Array, grad_x: Array, shared: int) -> None:
         pixels = self._grad_pixels[: grad_rows.shape[1]]
         np.matmul(self._b, self._by_tile(grad_rows), out=pixels)
-        fold(pixels.swapaxes(0, 1), self._outputs, grad_x, held)
+        fold(pixels.swapaxes(0, 1), self._outputs, grad_x, shared)
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         filters, channels, kernel_height, kernel_width = grad_weight.shape

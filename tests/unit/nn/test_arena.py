@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distcnn.nn.kernels.arena import ALIGNMENT_BYTES, Arena, buffer
+from distcnn.nn.kernels.arena import ALIGNMENT_BYTES, Arena, allocate
 
 MIB = 1 << 20
 
@@ -21,7 +21,7 @@ MIB = 1 << 20
 def test_buffers_are_zero_contiguous_and_start_on_a_cache_line(
     shape: tuple[int, ...], dtype: type[np.floating]
 ) -> None:
-    array = buffer(shape, dtype)
+    array = allocate(shape, dtype)
     assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
     assert array.ctypes.data % ALIGNMENT_BYTES == 0
     assert array.flags.c_contiguous
@@ -61,14 +61,14 @@ def resident_bytes() -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 def test_only_what_is_written_to_takes_room() -> None:
     before = resident_bytes()
-    arrays = [buffer((MIB,), np.float32) for _ in range(100)]
+    arrays = [allocate((MIB,), np.float32) for _ in range(100)]
     assert resident_bytes() - before < 100 * MIB
     arrays[0].fill(1)
 
 
 def test_more_than_there_is_is_a_memory_error() -> None:
     with pytest.raises(MemoryError):
-        buffer((1 << 50,), np.float32)
+        allocate((1 << 50,), np.float32)
 
 
 def huge_pages() -> int:
@@ -87,7 +87,7 @@ def test_small_buffers_are_in_large_pages_if_a_large_array_is() -> None:
     if huge_pages() - before < 8 * MIB:
         pytest.skip("this system gives no large pages here")
     before = huge_pages()
-    buffers = [buffer((MIB // 4,), np.float32) for _ in range(80)]
+    buffers = [allocate((MIB // 4,), np.float32) for _ in range(80)]
     for each in buffers:
         each.fill(1)
     assert huge_pages() - before >= 64 * MIB

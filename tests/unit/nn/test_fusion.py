@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Tanh
 from distcnn.nn.kernels import blocking
-from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS
+from distcnn.nn.kernels.algorithms import FEWEST_FILTERS, FEWEST_TERMS
 from distcnn.nn.kernels.blocking import strip_size
 from distcnn.nn.layer import Array, Layer
 from tests.support.networks import Network, planned, run_twice
@@ -63,7 +63,7 @@ def cases(draw: st.DrawFn) -> Case:
 
     kernel, stride, padding = pair(1, 4), pair(1, 2), pair(0, 1)
     window, windows = pair(1, 3), pair(1, 4)
-    filters, channels = draw(st.sampled_from([(2, 1), (3, 2), (LEAST_FILTERS, LEAST_DEPTH)]))
+    filters, channels = draw(st.sampled_from([(2, 1), (3, 2), (FEWEST_FILTERS, FEWEST_TERMS)]))
     size = [(windows[a] * window[a] - 1) * stride[a] + kernel[a] - 2 * padding[a] for a in (0, 1)]
     assume(min(size) > 0)
     layers = [
@@ -174,7 +174,7 @@ class OwnConv(Conv2d):
         pytest.param([Conv2d(2, 3), Tanh(), MaxPool2d(2)], False, id="a layer between"),
         pytest.param([MaxPool2d(2), MaxPool2d(2)], False, id="no convolution"),
         pytest.param(  # tiles of three outputs
-            [Conv2d(LEAST_DEPTH, (1, 4)), Conv2d(LEAST_FILTERS, (1, 4)), MaxPool2d(2)],
+            [Conv2d(FEWEST_TERMS, (1, 4)), Conv2d(FEWEST_FILTERS, (1, 4)), MaxPool2d(2)],
             False,
             id="windows across tiles",
         ),
@@ -190,7 +190,7 @@ def test_a_flatten_after_the_pooling_changes_no_bit(between: list[Layer]) -> Non
     assert_same(run_twice(network), run_twice(network.unfused()))
 
 
-D, F = LEAST_DEPTH, LEAST_FILTERS
+D, F = FEWEST_TERMS, FEWEST_FILTERS
 BLOCKED: dict[str, Case] = {
     "im2col, pooled": ([Conv2d(3, 5), MaxPool2d(2), ReLU()], (1, 12, 12), 4),
     "im2col, pooled, strips that share more than a step": (

@@ -90,8 +90,8 @@ def test_a_dropout_depends_on_its_generator_alone() -> None:
     model = Sequential([Flatten(), Dropout(0.5), Dense(9), ReLU(), Dropout(0.5)])
     parameters = model.initialise((1, 2, 3), np.random.default_rng(0))
     first, other = (model.plan((1, 2, 3), COUNT, parameters) for _ in range(2))
-    y = first.forward(images(), training=True, random=seeded(1)).copy()
-    first.forward(images(1), training=True, random=seeded(2))
+    y = first.forward(images(), training=True, random_source=seeded(1)).copy()
+    first.forward(images(1), training=True, random_source=seeded(2))
     np.testing.assert_array_equal(first.forward(images(), True, seeded(1)), y)
     np.testing.assert_array_equal(other.forward(images(), True, seeded(1)), y)
     assert not np.array_equal(other.forward(images(), True, seeded(2)), y)
@@ -105,9 +105,9 @@ def test_each_layer_draws_from_a_stream_of_its_own() -> None:
         return np.random.default_rng(0)
 
     network = planned([Flatten(), Dropout(0.5), ReLU(), Dropout(0.1)], (1, 2, 3), COUNT)
-    network.forward(images(), training=True, random=random)
+    network.forward(images(), training=True, random_source=random)
     assert asked == ["dropout1", "dropout2"]
-    network.forward(images(), training=False, random=random)
+    network.forward(images(), training=False, random_source=random)
     assert asked == ["dropout1", "dropout2"], "nothing is drawn in evaluation"
 
 
@@ -119,14 +119,14 @@ def test_in_evaluation_a_dropout_is_the_identity() -> None:
 
 def test_random_numbers_without_a_source_are_an_error_with_the_remedy() -> None:
     network = planned([Flatten(), Dropout(0.5)], (1, 2, 3), COUNT)
-    with pytest.raises(ArgumentError, match=r"dropout1 draws random numbers.*pass random="):
+    with pytest.raises(ArgumentError, match=r"dropout1 draws random numbers.*pass random_source="):
         network.forward(images(), training=True)
 
 
 def test_own_layers_pass_the_gradient_check_anywhere() -> None:
     layers = [Dropout(0.3), MaxPool2d(1), Flatten(), Dense(5), Scale(), ReLU(), Scale(), Dense(2)]
     network = planned(layers, (1, 2, 3), COUNT, np.float64).initialise(np.random.default_rng(3))
-    assert network.gradient_error(np.random.default_rng(0), random=seeded(0)) < 1e-7
+    assert network.gradient_error(np.random.default_rng(0), random_source=seeded(0)) < 1e-7
 
 
 def test_a_users_own_parameters_are_part_of_the_flat_vectors() -> None:
@@ -158,8 +158,20 @@ def test_a_layer_that_defines_nothing_says_what_it_must_define() -> None:
     class Half(Layer):
         pass
 
-    with pytest.raises(NotImplementedError, match="Half must define output_shape"):
+    with pytest.raises(NotImplementedError, match="Half must define all of output_shape"):
         planned([Half()], (3,), 1)
+
+
+def test_a_subclass_of_a_built_in_layer_cannot_call_its_forward() -> None:
+    class Clipped(Dense):
+        def forward(self, x: Array, call: Call) -> Array:
+            return np.minimum(super().forward(x, call), 1)
+
+    network = planned([Clipped(2)], (3,), COUNT)
+    with pytest.raises(
+        NotImplementedError, match=r"Clipped must define all of forward.*only a plan runs"
+    ):
+        network.forward(np.ones((3, COUNT), np.float32))
 
 
 def test_layers_are_printed_as_one_writes_them() -> None:

@@ -82,7 +82,7 @@ def test_layer_by_layer_every_array_is_seen_and_the_bits_are_the_same() -> None:
     assert [stage.name for stage in unfused.stages] == list(MODEL.names)
     x, shapes = images(2), []
     for stage in unfused.stages:
-        x = stage.forward(x, training=True, random=None)
+        x = stage.forward(x, training=True, random_source=None)
         shapes.append(x.shape[:-1])
     assert shapes == MODEL.shapes(SHAPE)[1:]
     np.testing.assert_array_equal(x, plan.forward(images(2)))

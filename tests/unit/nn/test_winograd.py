@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from distcnn.nn import Conv2d
 from distcnn.nn.kernels import algorithms
 from distcnn.nn.kernels.algorithms import (
-    LEAST_DEPTH,
-    LEAST_FILTERS,
+    FEWEST_FILTERS,
+    FEWEST_TERMS,
     MOST_POINTS,
     Geometry,
     choose_tiling,
@@ -76,7 +76,7 @@ def test_the_row_of_ones_takes_the_bias() -> None:
         (64, 64, (3, 1), (1, 1), (28, 28), 1),
         (64, 64, (9, 9), (1, 1), (20, 20), 1),
         (1, 20, (5, 5), (1, 1), (24, 24), 1),
-        (64, LEAST_FILTERS - 1, (3, 3), (1, 1), (24, 24), 1),
+        (64, FEWEST_FILTERS - 1, (3, 3), (1, 1), (24, 24), 1),
         (64, 64, (3, 3), (1, 1), (1, 1), 1),  # one output: nothing to share
         (64, 64, (3, 3), (1, 1), (2, 2), 2),
     ],
@@ -96,12 +96,12 @@ def test_which_algorithm_is_taken(
 @st.composite
 def shapes(draw: st.DrawFn) -> tuple[Conv2d, tuple[int, int, int], int]:
     kernel = draw(st.integers(1, 3)), draw(st.integers(2, 5))
-    channels = -(-LEAST_DEPTH // kernel[0])
+    channels = -(-FEWEST_TERMS // kernel[0])
     padding = draw(st.integers(0, 2)), draw(st.integers(0, 2))
     height, width = (
         max(1, kernel[axis] - 2 * padding[axis]) + draw(st.integers(1, 7)) for axis in (0, 1)
     )
-    layer = Conv2d(LEAST_FILTERS, kernel, stride=(draw(st.integers(1, 3)), 1), padding=padding)
+    layer = Conv2d(FEWEST_FILTERS, kernel, stride=(draw(st.integers(1, 3)), 1), padding=padding)
     return layer, (channels, height, width), draw(st.integers(1, 3))
 
 
@@ -117,7 +117,7 @@ def with_im2col(
     layer: Conv2d, shape: tuple[int, int, int], count: int, dtype: type[np.floating] = np.float64
 ) -> Network:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(algorithms, "LEAST_DEPTH", 10**9)
+        patch.setattr(algorithms, "FEWEST_TERMS", 10**9)
         return made(layer, shape, count, dtype)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from distcnn.models import MODELS
-from distcnn.nn import computing
-from distcnn.nn.kernels.arena import BUFFER_ELEMENTS
+from distcnn.nn import numpy_settings
+from distcnn.nn.numpy_settings import BUFFER_ELEMENTS
 from tests.support.networks import planned
 
 
@@ -24,14 +24,14 @@ def test_no_bit_depends_on_it(model: str) -> None:
     y = network.forward(images).copy()
     network.backward(grads)
     expected = network.grads.copy()
-    with computing():
+    with numpy_settings():
         np.testing.assert_array_equal(network.forward(images), y)
         network.backward(grads)
     np.testing.assert_array_equal(network.grads, expected)
 
 
-def fail_while_computing() -> None:
-    with computing():
+def fail_within() -> None:
+    with numpy_settings():
         assert np.getbufsize() == BUFFER_ELEMENTS
         assert np.float32(3e38) * np.float32(10) == np.inf  # pytest makes warnings errors
         raise KeyError
@@ -40,5 +40,5 @@ def fail_while_computing() -> None:
 def test_numpy_is_left_as_it_was() -> None:
     size, errors = np.getbufsize(), np.geterr()
     with pytest.raises(KeyError):
-        fail_while_computing()
+        fail_within()
     assert (np.getbufsize(), np.geterr()) == (size, errors)

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Layers: descriptions that can be printed and compared. Weights and buffers are held elsewhere.
-=======
 """Layers: descriptions that can be printed and compared, and hold no parameter values.
->>>>>>> maths
 
 Letters in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and width,
 O filters (output channels), ``kh, kw`` height and width of the kernel or window, ``oh, ow`` those

@@ -18,8 +18,7 @@ def gradient_error(
     random_source: RandomSource | None = None,
     gradient: Array | None = None,
 ) -> float:
-    """Relative difference between backward and central differences of L = <forward(x), random
-    vector>.
+    """Compare backward with central differences of a scalar, L = <forward(x), v> for a random v.
 
     Both the input and all parameters move along one random direction d, so one number tests every
     gradient at once: ``(L(+eps d) - L(-eps d)) / (2 eps)`` against ``<grad, d>``.
@@ -33,7 +32,8 @@ def gradient_error(
         gradient: receives the parameters' gradient of the checked pass.
 
     Returns:
-        Around 1e-9 is right; above 1e-5 is wrong.
+        The relative error: about 1e-9 if the gradients are correct, above 1e-5 if one is wrong. It
+        is relative to at least 1e-3, so that a derivative near zero is not divided by itself.
     """
     if parameters is None:
         parameters = model.initialise(x.shape[:-1], rng, np.float64)
@@ -42,17 +42,17 @@ def gradient_error(
     start = values.copy()
     grads = np.zeros_like(values) if gradient is None else gradient
     outputs = plan.forward(x, training=True, random_source=random_source)
-    cotangent = rng.standard_normal(outputs.shape)
-    grad_x = plan.backward(cotangent, out=grads, input_gradient=True)
+    grad_outputs = rng.standard_normal(outputs.shape)  # v, the gradient of L
+    grad_x = plan.backward(grad_outputs, out=grads, input_gradient=True)
     assert grad_x is not None  # it was requested
     analytic = float(np.sum(grad_x * direction_x) + grads @ direction_values)
 
-    def moved(by: float) -> float:
+    def moved_loss(by: float) -> float:
         values[:] = start + by * direction_values
         outputs = plan.forward(x + by * direction_x, training=True, random_source=random_source)
-        return float(np.vdot(outputs, cotangent))
+        return float(np.vdot(outputs, grad_outputs))
 
-    error = _error(moved, analytic)
+    error = _error(moved_loss, analytic)
     values[:] = start
     return error
 
@@ -60,12 +60,23 @@ def gradient_error(
 def loss_gradient_error(
     loss: Loss, outputs: Array, labels: np.ndarray, weights: Array, rng: np.random.Generator
 ) -> float:
-    """The same check for a loss, along one random direction of its ``outputs`` (float64)."""
+    """Compare a loss's gradient with central differences, along one random direction.
+
+    Args:
+        loss: what is checked, ``(outputs, labels, weights) -> (loss_sum, grad_outputs)``.
+        outputs: where to check, (classes, N), float64.
+        labels: (N,) integers, 0 to classes - 1.
+        weights: (N,), float64.
+        rng: draws the direction.
+
+    Returns:
+        The relative error, as ``gradient_error``.
+    """
     direction = rng.standard_normal(outputs.shape)
     analytic = float(np.vdot(loss(outputs, labels, weights)[1], direction))
     return _error(lambda by: loss(outputs + by * direction, labels, weights)[0], analytic)
 
 
-def _error(moved: Callable[[float], float], analytic: float, epsilon: float = 1e-6) -> float:
-    numeric = (moved(epsilon) - moved(-epsilon)) / (2 * epsilon)
+def _error(moved_loss: Callable[[float], float], analytic: float, epsilon: float = 1e-6) -> float:
+    numeric = (moved_loss(epsilon) - moved_loss(-epsilon)) / (2 * epsilon)
     return abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-3)

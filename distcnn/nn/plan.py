@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from distcnn.nn.sequential import Sequential
 
 BUILT_IN = (Conv2d, MaxPool2d, AvgPool2d, ReLU, Activation, Flatten, Dense)
-"""What kernels compute; any other layer runs its own ``forward`` and ``backward``."""
+"""Layers that kernels compute; any other runs its own ``forward`` and ``backward``."""
 OUTPUT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, Dense)
-"""By the layer after them: in backward they do not read their output again."""
+"""Layers whose output the next layer may overwrite: backward does not read it again."""
 GRADIENT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, AvgPool2d, Dense)
-"""By the layer before them: they do not read again what they returned from backward."""
+"""Layers whose input gradient the layer before may overwrite: it is not read again either."""
 METHODS = {"output_shape", "parameters", "forward", "backward"}
 """A subclass that defines one of these computes by itself, not by its base's kernel."""
 
 
 class Kernel(Protocol):
-    """Runs a layer, or a few that are fused, for one shape of microbatch (``nn/kernels``)."""
+    """Runs one layer, or several fused ones, for one shape of microbatch (``nn/kernels``)."""
 
     def forward(self, x: Array, call: Call) -> Array: ...
 
@@ -75,7 +75,7 @@ class Stage:
 class Plan:
     """Runs ``model`` for inputs of shape ``(*input_shape, microbatch_size)``.
 
-    What ``forward`` returns is a buffer of the plan, and holds until its next call. Plans share
+    What ``forward`` returns is a buffer of the plan, valid until its next call. Plans share
     nothing but the parameters, so one can go forward while another runs backward for another
     microbatch, and two threads can run one each.
 
@@ -95,7 +95,9 @@ class Plan:
         self.model, self.input_shape, self.parameters = model, input_shape, parameters
         self.microbatch_size = as_count("microbatch_size", microbatch_size)
         given = {name: values.shape for name, values in parameters.named().items()}
-        expected = {name: made.shape for name, made in model.parameters(input_shape).items()}
+        expected = {
+            name: parameter.shape for name, parameter in model.parameters(input_shape).items()
+        }
         if given != expected:
             raise ValueError(
                 f"parameters of the shapes {given} are those of another network or input, not"
@@ -105,8 +107,6 @@ class Plan:
         self.output_shape = shapes[-1]
         self._buffers = Buffers(parameters.values.dtype)
         self._shapes = [(*shape, self.microbatch_size) for shape in shapes]
-        # None after the last layer too, and (at -1) before the first.
-        self._kinds = [*map(built_in, model.layers), None, None, None]
         self._fused = fused
         self.stages = list(self._make_stages())
         self._first_with_parameters = next(
@@ -154,7 +154,7 @@ class Plan:
             input_gradient: whether to return the input's gradient ``(*input_shape, N)``.
         """
         started = self.start_backward(grad_output, out, input_gradient)
-        started.advance(until=0)
+        started.finish()
         return started.gradient if input_gradient else None
 
     def start_backward(
@@ -193,21 +193,21 @@ class Plan:
     def _kernel(self, index: int) -> Kernel:
         """The kernel that begins with layer ``index``."""
         layer, shape, buffers = self.model.layers[index], self._shapes[index], self._buffers
-        before, kind, after = (self._kinds[i] for i in (index - 1, index, index + 1))
+        kind = self._kind(index)
+        if kind is None:
+            output_shape = self._shapes[index + 1]
+            return OwnLayerKernel(self.model.names[index], layer, shape, output_shape)
+        if kind is ReLU:  # not a subclass with a function of its own, which is an Activation
+            in_place = self._kind(index - 1) in OUTPUT_MAY_BE_OVERWRITTEN
+            overwrite_gradient = self._kind(index + 1) in GRADIENT_MAY_BE_OVERWRITTEN
+            return ReLUKernel(shape, buffers, in_place, overwrite_gradient)
         match layer:
-            case _ if kind is None:
-                output_shape = self._shapes[index + 1]
-                return OwnLayerKernel(self.model.names[index], layer, shape, output_shape)
             case Conv2d():
                 return ConvKernel(layer, shape, buffers, self._pooling(index + 1), self._fused)
             case MaxPool2d():
                 return MaxPoolKernel(layer, shape, buffers)
             case AvgPool2d():
                 return AvgPoolKernel(layer, shape, buffers)
-            case ReLU() if kind is ReLU:
-                in_place = before in OUTPUT_MAY_BE_OVERWRITTEN
-                overwrite_gradient = after in GRADIENT_MAY_BE_OVERWRITTEN
-                return ReLUKernel(shape, buffers, in_place, overwrite_gradient)
             case Activation():
                 return ActivationKernel(layer, shape, buffers)
             case Flatten():
@@ -216,19 +216,26 @@ class Plan:
                 return DenseKernel(layer.out_features, shape, buffers)
         raise AssertionError(f"{kind} has no kernel")
 
+    def _kind(self, index: int) -> type[Layer] | None:
+        """``built_in`` of layer ``index``; None before the first layer and after the last."""
+        layers = self.model.layers
+        return built_in(layers[index]) if 0 <= index < len(layers) else None
+
     def _pooling(self, index: int) -> Pooling | None:
         """The max pooling at ``index`` with what follows it, for the convolution before it."""
-        pool = self.model.layers[index] if self._kinds[index] is MaxPool2d else None
+        pool = self.model.layers[index] if self._kind(index) is MaxPool2d else None
         if not isinstance(pool, MaxPool2d) or not pool.is_side_by_side:
             return None
-        rectify = self._kinds[index + 1] is ReLU
-        flattened = self._kinds[index + (2 if rectify else 1)] is Flatten
+        rectify = self._kind(index + 1) is ReLU
+        flattened = self._kind(index + (2 if rectify else 1)) is Flatten
         return Pooling(pool.kernel_size, self.model.names[index], rectify, flattened)
 
 
 class Backward:
-    """A backward pass from the last layer to the first, in pieces. ``gradient`` is that of the
-    outputs at first, then of the input of the layer last computed (if requested, of the first).
+    """A backward pass from the last layer to the first, in pieces.
+
+    ``gradient`` is the gradient of the network's outputs, and after each layer that of its input.
+    (At the first layer it is computed only on request; otherwise ``gradient`` stays as it was.)
     """
 
     def __init__(
@@ -248,8 +255,13 @@ class Backward:
         return stage.name
 
     def advance(self, until: int) -> None:
-        """Compute until the flat gradient is complete from element ``until`` on; with 0, all."""
-        while (self._complete_from > until or until == 0) and self.next_layer():
+        """Compute until the flat gradient is complete from element ``until`` on."""
+        while self._complete_from > until and self.next_layer():
+            pass
+
+    def finish(self) -> None:
+        """Compute all layers that are left, and the input's gradient if it was requested."""
+        while self.next_layer():
             pass
 
 

@@ -52,7 +52,7 @@ def test_after_an_advance_all_elements_from_there_on_are_complete(until: int) ->
     assert np.isnan(flat).all()
     passing.advance(until)
     np.testing.assert_array_equal(flat[until:], gradient(1)[until:])
-    passing.advance(0)
+    passing.finish()
     np.testing.assert_array_equal(flat, gradient(1))
 
 

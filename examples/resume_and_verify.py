@@ -1,11 +1,12 @@
 """Continue a run, load its network, and replay it to prove what it computed.
 
-Started again, the script continues where it was killed. More epochs continue a finished run.
+Killed and started again, the script continues where it was; --max-steps may grow.
 """
 
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 import distcnn as dc
 
@@ -17,7 +18,10 @@ args = parser.parse_args()
 
 trainer = dc.Trainer("tutorial", seed=1)
 settings = {"output": args.output, "resume": True, "checkpoint_every": 20}
-half = trainer.fit(args.data, max_steps=args.max_steps // 2, **settings)
+if not Path(args.output, "result.json").exists():
+    half = trainer.fit(args.data, max_steps=args.max_steps // 2, **settings)
+    if trainer.is_root:
+        print(f"stopped after {half.steps} steps")
 whole = trainer.fit(args.data, max_steps=args.max_steps, **settings)
 at_once = trainer.fit(args.data, max_steps=args.max_steps)
 assert whole.params_sha256 == at_once.params_sha256, "a resumed run has the same weights"
@@ -25,6 +29,6 @@ assert whole.params_sha256 == at_once.params_sha256, "a resumed run has the same
 if trainer.is_root:
     network = dc.load(args.output)
     images, labels = dc.datasets.open(args.data).read("test")
-    print(f"{half.steps} steps, then {whole.steps}: accuracy {network.evaluate(images, labels)}")
+    print(f"{whole.steps} steps: accuracy {network.evaluate(images, labels)}")
     if trainer.world_size == 1:
         sys.exit(subprocess.call([sys.executable, "-m", "distcnn.verify", args.output]))

@@ -79,7 +79,7 @@ class OwnSchedule(Schedule):
         function: from progress, in [0, 1), to the factor of the peak.
 
     Raises:
-        InputError: when ``function`` does not return a finite number.
+        InputError: when ``function`` does not return a finite number of 0 or more.
     """
 
     function: Callable[[float], float] = lambda progress: 1.0
@@ -90,11 +90,11 @@ class OwnSchedule(Schedule):
 
     def factor(self, progress: float) -> float:
         factor = self.function(progress)
-        if not isinstance(factor, numbers.Real) or not math.isfinite(factor):
+        if not isinstance(factor, numbers.Real) or not 0 <= factor < math.inf:
             name = getattr(self.function, "__name__", repr(self.function))
             raise InputError(
                 f"schedule {name} returned {factor!r} for a progress of {progress:g}: it must"
-                " return a factor of the learning rate, a number"
+                " return a factor of the learning rate, a number of 0 or more"
             )
         return factor
 

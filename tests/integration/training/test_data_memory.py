@@ -193,7 +193,7 @@ def test_statistics_that_the_file_lacks_are_those_of_memory(
     microbatches: list[Any] = [run.training_step.lane.microbatch for run in runs]
     assert microbatches[0]._scale.tobytes() == microbatches[1]._scale.tobytes()
     assert microbatches[0]._shift.tobytes() == microbatches[1]._shift.tobytes()
-    assert runs[0].record.content_sha256 == runs[1].record.content_sha256
+    assert runs[0].dataset_record.content_sha256 == runs[1].dataset_record.content_sha256
     for run in runs:
         assert run.evaluation().examples == 77
 

@@ -52,6 +52,12 @@ def test_json_gives_the_same_state_bit_for_bit(state: State) -> None:
     assert isinstance(again.test, Totals) == isinstance(state.test, Totals)
 
 
+def test_checkpoints_keep_their_name_of_the_pending_end_of_an_epoch() -> None:
+    values = State(epoch_end_pending=True).to_json()
+    assert (values["epoch_is_open"], "epoch_end_pending" in values) == (True, False)
+    assert State.from_json(values).epoch_end_pending
+
+
 def test_the_plain_values_are_a_copy() -> None:
     state = State()
     values = state.to_json()

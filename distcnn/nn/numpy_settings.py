@@ -12,11 +12,7 @@ and works on the copy. With a shorter buffer it works in place: half the time fo
 
 @contextmanager
 def numpy_settings() -> Iterator[None]:
-    """Suppress overflow warnings, as sums reject non-finite values; shorten NumPy's buffer.
-
-    The settings are those of the calling thread, and are restored afterwards. No bit depends on
-    them.
-    """
+    """Suppress overflow warnings, as sums reject non-finite values; shorten NumPy's buffer."""
     before = np.getbufsize()
     with np.errstate(over="ignore", invalid="ignore"):
         np.setbufsize(BUFFER_ELEMENTS)

@@ -86,12 +86,7 @@ class Sequential:
         return shapes
 
     def parameters(self, input_shape: Shape) -> dict[str, Parameter]:
-        """Describe the parameters for inputs of ``input_shape``, by full name, in order. Their
-        values are made by ``initialise``.
-
-        Raises:
-            ValueError: names the layer that does not fit.
-        """
+        """Describe the parameters for inputs of ``input_shape``, by full name, in order."""
         described: dict[str, Parameter] = {}
         layers = zip(self.names, self.layers, self.shapes(input_shape)[:-1], strict=True)
         for layer_name, layer, shape in layers:
@@ -119,9 +114,6 @@ class Sequential:
     def summary(self, input_shape: Shape, microbatch_size: int) -> str:
         """Each layer with its output's shape and parameters, and the memory of a plan, as text. The
         plan is made to be measured, and freed.
-
-        Raises:
-            ValueError: names the layer that does not fit.
         """
         shapes, parameters = self.shapes(input_shape), self.allocate(input_shape)
         plan, total = self.plan(input_shape, microbatch_size, parameters), parameters.values.size

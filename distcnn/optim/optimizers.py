@@ -205,8 +205,7 @@ class Adam(Optimizer):
     Args:
         learning_rate: the peak learning rate, above 0; 0.001 is usual for Adam.
         weight_decay: factor of the parameters added to the gradient, 0 or more.
-        beta1: share of the first moment m that is kept in each step, in [0, 1).
-        beta2: share of the second moment v that is kept in each step, in [0, 1).
+        beta1, beta2: shares of the moments m and v that are kept in each step, in [0, 1).
         epsilon: added to the denominator, above 0.
 
     Raises:

@@ -29,21 +29,12 @@ class Schedule:
             raise InputError(f"warmup_steps is {steps!r}: it must be an integer, 0 or more")
 
     def factor(self, progress: float) -> float:
-        """The factor of the peak learning rate.
-
-        Args:
-            progress: share of the run after the warm-up, from 0 to just below 1 at the last step.
-        """
+        """The factor of the peak at ``progress``: 0 after the warm-up, below 1 at the last step."""
         raise NotImplementedError(f"{type(self).__name__} must define factor(progress)")
 
     def learning_rate(self, step: int, *, peak: float, total_steps: int) -> float:
-        """The learning rate of one step: ``peak * (step + 1) / warmup_steps`` during the warm-up,
-        then ``peak * factor(progress)``.
-
-        Args:
-            step: number of the step, from 0 to ``total_steps`` - 1.
-            peak: the optimizer's learning rate.
-            total_steps: length of the run.
+        """The learning rate of ``step`` (0 to ``total_steps`` - 1): ``peak * (step + 1) /
+        warmup_steps`` during the warm-up, then ``peak * factor(progress)``.
         """
         if step < self.warmup_steps:
             return peak * (step + 1) / self.warmup_steps

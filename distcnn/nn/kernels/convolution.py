@@ -182,20 +182,18 @@ class InputGradient:
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         geometry, points = blocking.geometry, blocking.tiling.points
-        row_terms = geometry.channels * blocking.tiling.shifts  # C*J
+        terms = geometry.channels * blocking.tiling.shifts  # C*J
         kernel_height, stride = geometry.kernel[0], geometry.stride[0]
         heights = [len(range(first, kernel_height, stride)) for first in range(stride)]
         self._stride = stride
         self._stacks = [
-            buffers.zeros((points, row_terms, height, geometry.filters))
-            for height in heights
-            if height
+            buffers.zeros((points, terms, height, geometry.filters)) for height in heights if height
         ]
         self._products = [
             self._product(row, heights[row % stride], geometry)
             for row in range(geometry.padded_height)
         ]
-        self._rows = buffers.zeros((points, blocking.most_inputs, row_terms, blocking.columns))
+        self._rows = buffers.zeros((points, blocking.most_inputs, terms, blocking.columns))
 
     def _product(self, row: int, in_stack: int, geometry: Geometry) -> tuple[Array, slice]:
         """The weights that input row ``row`` meets, (P, C*J, outputs*O), and the rows of G (of all

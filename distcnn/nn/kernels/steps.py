@@ -59,9 +59,7 @@ class Epilogue(Protocol):
     apart into pieces: whole images (``convolution.py``, ``im2col.py``) or pooled (``fusion.py``).
     """
 
-    @property
-    def result(self) -> Array:
-        """What ``ConvKernel.forward`` returns."""
+    result: Array  # what ``ConvKernel.forward`` returns
 
     def take(self, piece: Piece) -> None:
         """Use the piece's output, which is in the algorithm's ``tiled``."""

@@ -33,9 +33,7 @@ class Shifts:
 
 
 def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
-    """Copy ``images[c, h, t*m + k, n] = tiled[k, c, h, t, n]``, or back. The last tile may reach
-    beyond the images.
-    """
+    """Copy ``images[c, h, t*m + k, n] = tiled[k, c, h, t, n]``, or back; tiles may reach beyond."""
     outputs = len(tiled)
     whole, rest = divmod(images.shape[2], outputs)
     as_tiles = _tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4)

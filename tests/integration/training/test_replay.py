@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
+from distcnn.errors import InputError
 from distcnn.training import comparison
 from distcnn.training.comparison import Different
 from distcnn.training.replay import Replayed, replay
@@ -33,12 +34,10 @@ def as_many_threads_as_a_rank_has() -> Iterator[None]:
     ("first", "last", "begun", "lines"),
     [
         (0, None, 0, 10),
-        (0, 1, 0, 0),
         (2, 3, 0, 1),
         (3, 4, 3, 2),
         (4, 8, 4, 3),
         (5, 7, 4, 1),
-        (6, 7, 6, 0),
         (6, 8, 6, 2),
         (8, 12, 8, 4),
         (11, None, 9, 4),
@@ -50,6 +49,14 @@ def test_a_part_of_a_run_is_replayed_from_the_nearest_checkpoint(
     replayed = replay(checked, None, first, last, Communicator(), print)
     assert (replayed.from_step, replayed.to_step, len(replayed.lines)) == (begun, last or 12, lines)
     assert (replayed.result is not None) == (last in (None, 12))
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (6, 7)])
+def test_steps_of_which_nothing_is_recorded_are_refused(
+    first: int, last: int, checked: Path
+) -> None:
+    with pytest.raises(InputError, match="nothing to compare"):
+        replay(checked, None, first, last, Communicator(), print)
 
 
 def test_without_checkpoints_it_begins_at_the_first_step(checked_copy: Path) -> None:

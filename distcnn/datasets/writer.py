@@ -24,6 +24,7 @@ CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22
 bytes.
 """
 CHUNK_LABELS = 2**13
+MANY_CLASSES = 1000
 
 
 def chunk_examples(image_bytes: int, count: int = CHUNK_EXAMPLES) -> int:
@@ -82,7 +83,9 @@ def write_dataset(
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         # HDF5's default format has no attributes above 64 KiB, the names of some 4,000 classes.
-        with h5py.File(temporary, "x", locking=False, libver=("v108", "v108")) as file:
+        many = class_names and len(class_names) > MANY_CLASSES
+        version = {"libver": ("v108", "v108")} if many else {}
+        with h5py.File(temporary, "x", locking=False, **version) as file:
             file.attrs.update({"name": _as_utf8(name), "source": _as_utf8(source)})
             file.attrs["classes"] = classes
             if class_names:

@@ -26,7 +26,7 @@ On several ranks: mpirun -n 4 distcnn train, or mpirun -n 4 python -m distcnn.tr
 
 
 def main() -> int:
-    """Run a command; exit code 2 if there is no such command."""
+    """Run a command; the exit code is 2 if it does not exist."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
         lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]

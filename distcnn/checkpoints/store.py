@@ -18,7 +18,7 @@ NAME = re.compile(r"step-(\d{9}|[1-9]\d{9,})\.h5")
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """``folder``, never a link, holds ``step-000000469.h5`` ...: the state after so many steps."""
+    """``folder``, never a link, holds ``step-000000469.h5`` ...: the state after that step."""
 
     folder: Path
 

@@ -47,7 +47,7 @@ ADVICE = {
             "n np ranks nproc processes num-processes nproc-per-node world workers num-workers gpus"
             " nodes"
         ),
-        "distcnn runs on CPUs only; there is no device to choose": "device gpu cuda no-cuda cpu",
+        "distcnn runs on CPUs only and has no choice of device": "device gpu cuda no-cuda cpu",
         "use --log-every to control what is printed; results are in the run directory": (
             "v verbose quiet q"
         ),

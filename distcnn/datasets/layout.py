@@ -123,7 +123,7 @@ def _find_sets(
     classes = _classes(train[0], warn)
     if not tested:
         warn(
-            f"there is no test set: a part of each class in '{train[0].name}' becomes the test set"
+            f"no test set was found: a part of each class in '{train[0].name}' becomes the test set"
             " (--test-fraction)"
         )
         return classes, None
@@ -135,7 +135,7 @@ def _find_sets(
             f" {first_few(differing)}: both must hold the same class folders, with images in each"
         )
     if not test:
-        warn(f"there is no test set: '{tested[0].name}' is used as the test set")
+        warn(f"no test set was found: '{tested[0].name}' is used as the test set")
     return classes, test_classes
 
 

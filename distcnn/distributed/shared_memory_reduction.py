@@ -30,7 +30,7 @@ MOST_KEPT = 4
 shards: 12 bytes per element, for a sum in float64 and one gradient. Four gradients take 16.
 """
 HEADER = 16
-"""Each gradient has so many elements before it, and begins on a cache line. The first of them is an
+"""The elements before each gradient, which begins on a cache line. The first of them is an
 upper bound of the magnitude of the gradient's elements, or negative if those are not complete.
 """
 TOKEN_BYTES = 16

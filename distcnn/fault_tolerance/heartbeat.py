@@ -86,7 +86,7 @@ class Heartbeat:
 
     @cached_property
     def descriptor(self) -> int:
-        """Of the memory that other processes read; -1 if there is no such memory."""
+        """The descriptor of the memory that other processes read; -1 without such memory."""
         if not hasattr(os, "memfd_create"):
             return -1
         descriptor = os.memfd_create("distcnn-heartbeat", os.MFD_CLOEXEC)

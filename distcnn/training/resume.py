@@ -92,7 +92,7 @@ def read_stored(
     except InputError as error:
         if saved is None:
             raise InputError(
-                f"{error}; and there is no complete checkpoint with the configuration: start a"
+                f"{error}; and no complete checkpoint holds the configuration either: start a"
                 " new run"
             ) from error
         report(f"warning: {error}: using the configuration in the checkpoint")
@@ -143,7 +143,7 @@ def _finished_result(
     if checkpoint is None:
         raise InputError(
             f"--resume: {directory} holds a finished run{f', but {damage}' if damage else ''};"
-            " there is no complete checkpoint to continue from: start a new run"
+            " no complete checkpoint to continue from was found: start a new run"
         )
     if damage:
         report(

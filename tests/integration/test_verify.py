@@ -330,7 +330,7 @@ def test_bad_input_is_refused(checked_copy: Path, tmp_path: Path) -> None:
         done = verify(checked_copy, *flags)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert message in done.stderr
-    (checked_copy / "receipt.jsonl").write_text("this is no JSON\n")
+    (checked_copy / "receipt.jsonl").write_text("this is not JSON\n")
     assert "receipt.jsonl is damaged" in verify(checked_copy).stderr
     done = verify(tmp_path)
     assert done.returncode == 2

@@ -18,9 +18,9 @@ from distcnn.nn.layer import Array
 BLOCK_BYTES = 768 * 1024
 """A block of rows takes about this, in and out: less than a core's own cache, often 1 MiB."""
 FEWEST_IMAGES = 32
-"""A strip is not cut below so many: runs of fewer numbers are slow to copy."""
+"""The fewest numbers in a run of a strip: shorter runs are slow to copy."""
 FEWEST_COLUMNS = 96
-"""The matrices of a strip keep so many (tiles times images): products with fewer are slow."""
+"""The fewest columns (tiles times images) of a strip: narrower products are slow."""
 
 
 @dataclass(frozen=True, eq=False)

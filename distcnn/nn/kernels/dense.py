@@ -9,7 +9,7 @@ SMALL_PRODUCT = 10**6
 """Multiplications up to which OpenBLAS reads its operands in place; for larger products it first
 copies the whole weight matrix, for the few columns of one microbatch."""
 FEWEST_ROWS = 16
-"""A block of rows has at least so many: with fewer, the calls cost more than the copies."""
+"""The fewest rows of a block: with fewer, the calls cost more than the copies."""
 
 
 class DenseKernel:

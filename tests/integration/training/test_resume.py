@@ -323,9 +323,7 @@ def test_a_finished_run_without_checkpoints_is_not_begun_again(
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     shutil.rmtree(run / "checkpoints")
-    assert "no complete checkpoint to continue from: start a new run" in refuse(
-        run, "--epochs", "4"
-    )
+    assert "no complete checkpoint" in refuse(run, "--epochs", "4")
     (run / "weights.h5").write_bytes(b"damaged")
     assert "weights.h5" in refuse(run)
 

@@ -145,7 +145,7 @@ class Config:
     map: str = FINE_TUNING.field(
         "",
         "which of them to load, by parameters or layers: conv1=features.0,dense1=fc1; conv* means"
-        " those of the same names; the rest is newly initialised. Without it: all, by name or order",
+        " those of the same names; the rest is newly initialised; default: all, by name or order",
         "OURS=THEIRS,...",
     )
     normalisation: str = FINE_TUNING.field(

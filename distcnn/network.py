@@ -216,9 +216,7 @@ def load(
         raise InputError(f"weights is {weights!r}: it must be one of last, best")
     if model is not None and not isinstance(model, Sequential):
         raise InputError(f"model is {model!r}: make it a distcnn.nn.Sequential([...])")
-    path = Path(run)
-    if not path.is_file():
-        path = path / {"last": WEIGHTS, "best": BEST_WEIGHTS}[weights]
+    path = weights_file(run, weights)
     try:
         arrays, about = read_weights(path)
         settings = {name: about[name] for name in ("image_shape", "mean", "std", "class_names")}
@@ -228,6 +226,12 @@ def load(
     settings["image_shape"] = tuple(settings["image_shape"])
     made = model or _recorded_model(about, path, trust_model)
     return Network(made, arrays, **settings, microbatch_size=int(about.get("microbatch_size", 16)))
+
+
+def weights_file(run: str | Path, weights: str) -> Path:
+    """The file of the last or best ``weights`` of a run, or the file that ``run`` names itself."""
+    path = Path(run)
+    return path if path.is_file() else path / {"last": WEIGHTS, "best": BEST_WEIGHTS}[weights]
 
 
 def _recorded_model(about: Mapping[str, Any], path: Path, trusted: bool) -> Sequential:

@@ -20,9 +20,10 @@ LAYERS = [
     {"models.py", "datasets"},
     {"config.py"},
     {"config_parsing.py", "network.py"},
+    {"interop"},
     {"training"},
     {"profiling"},
-    {"train.py", "verify.py", "report.py", "doctor", "benchmark"},
+    {"train.py", "export.py", "verify.py", "report.py", "doctor", "benchmark"},
     {"scaling"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -43,9 +44,13 @@ OWNERS = {
         "datasets/storage.py",
         "datasets/writer.py",
         "checkpoints/weights.py",
+        "interop/hdf5.py",
     },
     "matplotlib": {"plotting.py"},
-    "torch": set(),
+    "torch": {"interop/pytorch.py"},
+    "onnx": {"interop/onnx_reading.py", "interop/onnx_writing.py"},
+    "google": {"interop/onnx_reading.py"},
+    "safetensors": {"interop/safetensors_files.py"},
     "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},
 }

@@ -5,12 +5,15 @@ import sys
 
 MODULES = {
     "mpi": ["mpi4py"],
-    "images": ["PIL"],
-    "plots": ["matplotlib"],
+    "report": ["jinja2", "matplotlib", "PIL"],
+    "onnx": ["onnx"],
+    "safetensors": ["safetensors"],
+    "tensorboard": ["tensorboardX"],
     "mpich": [],  # its use shows in mpirun, which the caller looks for
     "dev": [
-        *("mpi4py", "pytest", "xdist", "pytest_cov", "hypothesis", "PIL", "matplotlib"),
-        *("ruff", "mypy", "pdoc"),
+        *("mpi4py", "pytest", "xdist", "pytest_cov", "pytest_rerunfailures", "hypothesis"),
+        *("jinja2", "matplotlib", "PIL", "onnx", "safetensors", "tensorboardX", "scipy"),
+        *("pyarrow", "onnxruntime", "selenium", "ruff", "mypy", "pdoc"),
     ],
 }
 needed = ["numpy", "h5py", "tqdm", "tomli_w", "threadpoolctl", "distcnn"]

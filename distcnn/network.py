@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,22 +16,13 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights
 from distcnn.datasets import Microbatch
 from distcnn.errors import ArgumentError, InputError
 from distcnn.models import MODELS
-from distcnn.nn import Sequential, numpy_settings, softmax_cross_entropy
+from distcnn.nn import Sequential, numpy_settings
 from distcnn.nn.layer import Array
 from distcnn.registry import find
+from distcnn.score import Score, Tally
 from distcnn.user_code import modules_of
 
 ImageShape = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Score:
-    """Test results of a network: ``loss`` is the mean cross-entropy over ``examples``."""
-
-    accuracy: float
-    correct: int
-    examples: int
-    loss: float
 
 
 class Network:
@@ -67,6 +57,7 @@ class Network:
         microbatch_size: int = 16,
     ) -> None:
         self.model, self.image_shape, self.class_names = model, image_shape, tuple(class_names)
+        self.mean, self.microbatch_size = tuple(mean), microbatch_size
         parameters = model.allocate(image_shape)
         named = parameters.named()
         shapes, stored = (
@@ -131,6 +122,24 @@ class Network:
         Raises:
             ArgumentError: for images or labels that do not fit.
         """
+        pixels = self._pixels(images)
+        tally = Tally(len(self.class_names), -(-len(pixels) // self.microbatch_size))
+        self.count(tally, pixels, labels)
+        return tally.score()
+
+    def count(self, tally: Tally, images: ArrayLike, labels: ArrayLike, first: int = 0) -> None:
+        """Count examples in ``tally``: ``evaluate`` in parts, which may be on several ranks.
+
+        Args:
+            tally: of as many classes.
+            images, labels: as for ``evaluate``.
+            first: the index of the first of them. For the bits of ``evaluate`` it must be a
+                multiple of ``microbatch_size``.
+
+        Raises:
+            ArgumentError: for images or labels that do not fit.
+            InputError: the network's outputs are not finite.
+        """
         pixels, numbers = self._pixels(images), np.asarray(labels)
         count = len(self.class_names)
         if numbers.shape != (len(pixels),) or numbers.dtype.kind not in "iu" or not len(pixels):
@@ -142,13 +151,9 @@ class Network:
             raise ArgumentError(
                 f"labels go from {numbers.min()} to {numbers.max()}: they must be 0 to {count - 1}"
             )
-        correct, loss_sum, batch = 0, 0.0, self._microbatch
         for span, logits in self._logits(pixels, numbers.astype(np.int64)):
             with numpy_settings():
-                loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
-            right = logits.argmax(axis=0) == batch.labels
-            correct += int(np.count_nonzero(right[: span.stop - span.start]))
-        return Score(correct / len(pixels), correct, len(pixels), loss_sum / len(pixels))
+                tally.add(first + span.start, logits, self._microbatch)
 
     def activations(self, images: ArrayLike) -> dict[str, NDArray[np.float32]]:
         """The output of every layer, by the layer's name: (N, *shape of the output).

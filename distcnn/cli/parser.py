@@ -35,6 +35,8 @@ ALIASES = {
         "keep": "keep-last max-checkpoints save-total-limit",
         "stall-timeout": "timeout",
         "data-memory": "memory max-memory",
+        "validation": "val validation-split val-split validation-fraction val-fraction val-size",
+        "patience": "early-stopping early-stopping-patience early-stop",
     }.items()
     for alias in aliases.split()
 }

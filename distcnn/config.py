@@ -58,6 +58,11 @@ SEEDS = Values("INTEGER", lambda n: 0 <= n < 2**64, "0 to 2^64 - 1")
 RATES = Values("RATE", lambda x: 0 < x < math.inf, "a number above 0")
 MOMENTA = Values("FACTOR", lambda x: 0 <= x < 1, "0 or more and below 1")
 FRACTIONS = Values("FRACTION", lambda x: 0 <= x <= 1, "a fraction from 0 to 1")
+HOLD_OUTS = Values(
+    "FRACTION|N",
+    lambda x: 0 <= x < 1 or (x < 2**53 and x == int(x)),
+    "a fraction below 1, or a whole number of examples",
+)
 TIMEOUTS = Values("SECONDS", lambda x: x == 0 or 1 <= x < 1e9, "at least 1 second, or 0 for never")
 THREADS = Values(
     "N|auto",
@@ -131,6 +136,13 @@ class Config:
         at_least(0, "MIB"),
     )
 
+    validation: float = DATA.field(
+        0.0,
+        "hold out this part of the training set, a fraction below 1 or a number of examples: it"
+        " chooses the best weights instead of the test set; 0: none",
+        HOLD_OUTS,
+    )
+
     model: str = MODEL.field(
         "lenet", f"network: {', '.join(MODELS)}, or your own: package.module:function", "NAME"
     )
@@ -197,9 +209,16 @@ class Config:
     )
     target_accuracy: float = OPTIM.field(
         0.0,
-        "stop at the first test that reaches this accuracy (0.99 is 99 %); changes some defaults;"
-        " 0: no target",
+        "stop at the first evaluation that reaches this accuracy (0.99 is 99 %), on the validation"
+        " set, or without --validation on the test set; changes some defaults; 0: no target",
         FRACTIONS,
+        free=True,
+    )
+    patience: int = OPTIM.field(
+        0,
+        "stop after this many evaluations without a better accuracy, on the validation set, or"
+        " without --validation on the test set; 0: never",
+        at_least(0, "EVALUATIONS"),
         free=True,
     )
 
@@ -252,7 +271,8 @@ class Config:
     )
     keep: int = CHECKPOINTS.field(
         3,
-        "number of checkpoints to keep, in addition to the one with the best test accuracy",
+        "number of checkpoints to keep, in addition to the one with the best accuracy on the"
+        " validation set, or without --validation on the test set",
         at_least(1, "CHECKPOINTS"),
     )
     check_every: int = CHECKPOINTS.field(
@@ -263,7 +283,10 @@ class Config:
 
     log_every: int = LOGGING.field(50, "steps between lines of metrics", at_least(1, "STEPS"))
     eval_every_epochs: int = LOGGING.field(
-        1, "epochs between tests; 0: only at the end", at_least(0, "EPOCHS")
+        1,
+        "epochs between evaluations on the validation set, or without --validation on the test set;"
+        " 0: only at the end",
+        at_least(0, "EPOCHS"),
     )
     trace: int = LOGGING.field(
         0,

@@ -22,7 +22,7 @@ LAYERS = [
     {"config_parsing.py", "network.py"},
     {"training"},
     {"profiling"},
-    {"train.py", "verify.py", "report.py", "doctor", "benchmark"},
+    {"train.py", "verify.py", "convert.py", "report.py", "doctor", "benchmark"},
     {"scaling"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -39,6 +39,7 @@ OWNERS = {
     "h5py": {
         "checkpoints/format.py",
         "datasets/hdf5.py",
+        "datasets/importers/hdf5_arrays.py",
         "datasets/opening.py",
         "datasets/storage.py",
         "datasets/writer.py",
@@ -46,6 +47,8 @@ OWNERS = {
     },
     "matplotlib": {"plotting.py"},
     "torch": set(),
+    "scipy": {"datasets/importers/mat.py"},
+    "pyarrow": {"datasets/importers/parquet.py"},
     "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},
 }

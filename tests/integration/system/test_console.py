@@ -20,6 +20,7 @@ MODULES = [
     "train",
     "verify",
     "report",
+    "convert",
     "benchmark",
     "scaling",
     "scaling.interconnect_test",

@@ -22,7 +22,7 @@ LAYERS = [
     {"config_parsing.py", "network.py"},
     {"training"},
     {"profiling"},
-    {"train.py", "verify.py", "report.py", "doctor", "benchmark"},
+    {"train.py", "verify.py", "report.py", "evaluate", "doctor", "benchmark"},
     {"scaling"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

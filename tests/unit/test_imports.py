@@ -22,7 +22,10 @@ LAYERS = [
     {"config_parsing.py", "network.py"},
     {"training"},
     {"profiling"},
-    {"train.py", "verify.py", "convert.py", "report.py", "doctor", "benchmark"},
+    {
+        *("train.py", "verify.py", "convert.py", "evaluate"),
+        *("report.py", "doctor", "benchmark"),
+    },
     {"scaling"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

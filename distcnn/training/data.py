@@ -236,7 +236,7 @@ def record_of(info: DatasetInfo, content: Content, communicator: Communicator) -
         class_names=info.class_names or tuple(map(str, range(info.classes))),
         image_shape=info.image_shape,
         mean=content.mean,
-        std=tuple(std if std > 0 else 1.0 for std in content.std),  # constant: only centred
+        std=content.std,
         train_examples=info.examples["train"],
         test_examples=info.examples["test"],
     )

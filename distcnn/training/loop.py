@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from distcnn import spans
 from distcnn.config import Config
+from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Totals, on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import Span
@@ -22,6 +23,7 @@ from distcnn.training.failures import EvaluationFailure, ShardFailure
 from distcnn.training.ledger import all_entries, close_epoch
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.results import RunResult
+from distcnn.training.selection import Selection, Vector
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
 
@@ -29,7 +31,7 @@ from distcnn.training.state import Meter, State
 class Loop:
     """Takes a run from ``state``, which it updates, onward; every method is collective.
 
-    By default nothing is recorded or shown.
+    By default nothing is recorded or shown. ``best`` is of ``selection.best_weights``.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Loop:
         recorder: RunRecorder | None = None,
         progress: Progress | None = None,
         callbacks: Callbacks | None = None,
+        best: Vector | None = None,
     ) -> None:
         self.run, self.state = run, state
+        self._selection = Selection(run, state, best)
         self._recorder, self._progress = recorder or RunRecorder(), progress or NoProgress()
         self._callbacks = callbacks or Callbacks((), run.communicator)
         self._totals: Totals | None = None
@@ -51,9 +55,8 @@ class Loop:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run ends here: all steps were taken, or the target is reached."""
-        all_taken = self.state.step == self.run.schedule.total_steps
-        return all_taken or self.state.reaches(self.run.config.target_accuracy)
+        """Whether the run ends here."""
+        return self._selection.is_over
 
     def train(self) -> RunResult:
         """Train to the end; record and return the result, on all ranks the same but for times.
@@ -114,9 +117,9 @@ class Loop:
     # -- steps
 
     def _note_shortened_run(self) -> None:
-        """After a resume with fewer steps to take, the run may end here, in an untested state."""
+        """After a resume with other flags, the run may end here, in an untested state."""
         state = self.state
-        if state.step == self.run.schedule.total_steps and state.test_step != state.step:
+        if self.is_over and state.test_step != state.step:
             if state.interval.examples:
                 self._log_interval()
             state.epoch_end_pending = True
@@ -192,32 +195,45 @@ class Loop:
         last, every = state.step == run.schedule.total_steps, run.config.eval_every_epochs
         if last or (every and epoch % every == 0):
             try:
-                test = run.evaluation()
+                found = self._selection.evaluate()
             except EvaluationStopped:
                 self._stop()  # before any line of this epoch: the resumed run does all of it
-            state.note_test(test)
-            accuracy = test.correct / test.examples
-            values |= {"test_loss": test.loss, "test_accuracy": accuracy}
-            proof |= {"test_examples": test.examples, "test_correct": test.correct}
-            text += (
-                f", test loss {test.loss:.4f}, test accuracy {accuracy:.4f}"
-                f" ({test.correct} of {test.examples})"
-            )
+            values |= found.values
+            proof |= found.proof
+            text += found.text
         self._count_time()
         self._callbacks.call("on_epoch", self._add_metrics("epoch", meter, values))
         self._check_replicas()
         self._add_receipt("epoch", **values, **proof)
         self._progress.say(f"{text}, {meter.images_per_second:,.0f} images/s")
+        self._say_why_it_ends(epoch)
         self._warn_if_nothing_is_learned(epoch, last)
         state.epoch_end_pending = False
         with self._timed():
             self._save()
 
+    def _say_why_it_ends(self, epoch: int) -> None:
+        """Say when patience ends the run, and when the best weights could not be tested."""
+        run, state = self.run, self.state
+        split = "test" if run.validation is None else VALIDATION
+        if state.step < run.schedule.total_steps and state.exhausts(run.config.patience):
+            waited = f"no better {split} accuracy for {state.evaluations_since_best} evaluations"
+            self._progress.say(f"stopped after epoch {epoch}: {waited}")
+        is_lost = self.is_over and state.best_step != state.step and not state.best_test
+        if run.validation and is_lost:
+            what = f"the best weights, of step {state.best_step}, were not tested"
+            self._progress.say(f"warning: {what}: their checkpoint cannot be read")
+
     def _warn_if_nothing_is_learned(self, epoch: int, last: bool) -> None:
         run, state = self.run, self.state
-        predicted = run.evaluation.predicted if state.test_step == state.step else None
-        classes = run.dataset.classes
-        sign = sign_of_no_learning(run.config.loss, state.epoch.loss, predicted, classes, epoch)
+        sign = sign_of_no_learning(
+            run.config.loss,
+            state.epoch.loss,
+            self._selection.predicted,
+            run.dataset.classes,
+            epoch,
+            "test" if run.validation is None else VALIDATION,
+        )
         if sign and (last or not self._has_warned):
             self._has_warned = True
             gradient = run.training_step.reducer.gradient

@@ -12,7 +12,8 @@ import numpy as np
 
 from distcnn import spans
 from distcnn.config import Config
-from distcnn.datasets import Dataset, DatasetInfo, Microbatch
+from distcnn.datasets import Dataset, DatasetInfo, Microbatch, Part
+from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Communicator, blas_threads, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.models import Model, build_model, find_model, initialise_model
@@ -26,7 +27,7 @@ from distcnn.system.host import oversubscription, threads_for_each, usable_cores
 from distcnn.system.wording import counted
 from distcnn.training import consistency
 from distcnn.training.advice import require_enough_examples
-from distcnn.training.data import open_data, open_file, record_of, survey
+from distcnn.training.data import held_out, open_data, open_file, record_of, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
@@ -68,6 +69,9 @@ class Run:
     parameters: Parameters
     training_step: TrainingStep
     evaluation: Evaluation
+    """On the test set."""
+    validation: Evaluation | None
+    """On the validation set, where one is held out."""
     dataset_record: DatasetRecord
     """What is recorded of the image set."""
     software: dict[str, str]
@@ -103,6 +107,8 @@ def prepare_run(
         sha256 = images.content_sha256() if communicator.world_size > 1 else ""
         infos = communicator.allgather(replace(info, sha256=info.sha256 or sha256))
         together(communicator, lambda: consistency.check_same_data(infos))
+        dataset = held_out(images, info, config, communicator)
+        info = dataset.read_info() if config.validation else info
         together(communicator, lambda: require_enough_examples(config, info.examples["train"]))
     name, shape, size = config.model, info.image_shape, config.microbatch_size
     with Span(spans.BUILD_NETWORK):
@@ -114,7 +120,7 @@ def prepare_run(
         rng = PortableGenerator(generator(config.seed, INITIALISE))
         together(communicator, lambda: initialise_model(name, plan.parameters, rng))
     with Span(spans.SURVEY_DATA):
-        data = open_data(images, info, config, communicator, own_shards)
+        data = open_data(dataset, info, config, communicator, own_shards)
         content = survey(data, info, size, communicator)
     mean, std = np.array(content.mean), np.array(content.std)
     built_in = any(made.loss is loss for loss in LOSSES.values())
@@ -131,8 +137,11 @@ def prepare_run(
             config, communicator, lane, make_lane, loss, updater, data.shards, stop_request
         )
     blocks = FORWARDS_A_STEP * -(-config.num_shards // communicator.world_size)
-    tests = info.examples["test"]
-    evaluation = Evaluation(lane, loss, data.test, tests, communicator, blocks, stop_request)
+
+    def evaluation_of(split: str, part: Part) -> Evaluation:
+        count = info.examples[split]
+        return Evaluation(lane, loss, part, count, communicator, blocks, stop_request, split)
+
     with Span(spans.COMPARE_RANKS):
         dataset_record = record_of(info, content, communicator)
         for remark in content.remarks:
@@ -148,7 +157,8 @@ def prepare_run(
         model=plan.model,
         parameters=plan.parameters,
         training_step=training_step,
-        evaluation=evaluation,
+        evaluation=evaluation_of("test", data.test),
+        validation=evaluation_of(VALIDATION, data.validation) if data.validation else None,
         dataset_record=dataset_record,
         software=software,
         model_sources=sources,

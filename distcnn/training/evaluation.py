@@ -24,7 +24,7 @@ class EvaluationStopped(Exception):
 
 
 def examples_of_rank(examples: int, block_size: int, world_size: int, rank: int) -> range:
-    """The examples of a split that ``rank`` evaluates: neighbouring blocks, the last perhaps short."""
+    """The part of ``examples`` that ``rank`` evaluates: whole blocks, except for the last one."""
     blocks = share_of(num_blocks(examples, block_size), world_size, rank)
     start, stop = blocks.start * block_size, blocks.stop * block_size
     return range(min(start, examples), min(stop, examples))

@@ -18,7 +18,8 @@ from distcnn.system.json_values import from_json, to_json
 
 RESULT, SHA256SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
-ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
+METRICS_TABLE = "metrics.csv"
+ALL_FILES = (CONFIG, METRICS, METRICS_TABLE, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
 """Those of which ``SHA256SUMS`` has the hashes."""
 IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
 
@@ -93,6 +94,8 @@ class RunResult:
         num_shards, microbatch_size, seed, reduction: as configured.
         images_per_second: of all ranks together, over ``train_seconds``.
         train_seconds: that the steps took, without tests and checkpoints.
+        test_seconds: that the tests took.
+        bookkeeping_seconds: that hashes, ledger and checkpoints took beside the steps.
         dataset: the image set.
         output: the run directory; empty where nothing was written.
         network: the trained network, for prediction: of a result that ``Trainer.fit`` returned.
@@ -126,6 +129,8 @@ class RunResult:
     reduction: str = ""
     images_per_second: float = 0.0
     train_seconds: float = 0.0
+    test_seconds: float = 0.0
+    bookkeeping_seconds: float = 0.0
     dataset: DatasetRecord
     output: str = ""
     network: Network | None = field(default=None, repr=False, compare=False)
@@ -190,7 +195,7 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
         write_atomically(folder / name, content)
     if best is None:
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)  # of an earlier, shorter run
-    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, RECEIPT)}
+    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, METRICS_TABLE, RECEIPT)}
     files[RESULT] = (json.dumps(result.to_json(), indent=2) + "\n").encode()
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
     write_atomically(folder / SHA256SUMS, "".join(sums).encode())

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.checkpoints import CheckpointError, CheckpointStore
+from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Totals, on_root
 from distcnn.errors import InputError
+from distcnn.system.wording import counted
 from distcnn.training.checkpointing import stored_vector
 from distcnn.training.setup import Run
 from distcnn.training.state import State
@@ -59,6 +61,11 @@ class Selection:
         return all_taken or state.reaches(config.target_accuracy) or state.exhausts(config.patience)
 
     @property
+    def split(self) -> str:
+        """The set that chooses: "validation", or without one "test"."""
+        return "test" if self._run.validation is None else VALIDATION
+
+    @property
     def predicted(self) -> NDArray[np.int64] | None:
         """How many images of ``split`` this state puts into each class; None if not evaluated."""
         evaluation = self._run.validation or self._run.evaluation
@@ -78,7 +85,7 @@ class Selection:
             if state.best_step == state.step:
                 self._best = run.parameters.values.copy()
             assert state.validation is not None
-            found.add("validation", state.validation)
+            found.add(VALIDATION, state.validation)
             if not self.is_over:
                 return found
             state.note_test(*self._tests())
@@ -86,8 +93,22 @@ class Selection:
         found.add("test", state.test)
         if best := state.best_test:
             found.proof |= {"best_test_examples": best.examples, "best_test_correct": best.correct}
-            found.text += f"; of the best weights, of step {state.best_step}: {best.correct}"
+            accuracy = best.correct / best.examples
+            found.text += f" and {accuracy:.4f} with the best weights, of step {state.best_step}"
         return found
+
+    def remarks(self, epoch: int) -> Iterator[str]:
+        """Lines that say when patience ends the run, and when the best weights are not tested."""
+        state, total_steps = self._state, self._run.schedule.total_steps
+        if state.step < total_steps and state.exhausts(self._run.config.patience):
+            waited = counted(state.evaluations_since_best, "evaluation")
+            yield f"stopped after epoch {epoch}: no better {self.split} accuracy for {waited}"
+        is_tested = state.best_step == state.step or state.best_test
+        if self._run.validation and self.is_over and not is_tested:
+            yield (
+                f"warning: the best weights, of step {state.best_step}, are not tested: their"
+                " checkpoint cannot be read"
+            )
 
     def _tests(self) -> tuple[Totals, Totals | None]:
         """The test of the last weights, after that of the best ones if they are others."""
@@ -109,13 +130,15 @@ def _replaced(values: Vector, others: Vector) -> Iterator[None]:
 
 
 def best_weights(run: Run, state: State, store: CheckpointStore) -> Vector | None:
-    """The best weights before ``state``, which a run with a validation set tests at its end.
+    """The best weights up to ``state``, which a run with a validation set tests at its end.
 
     None if there are none, or their checkpoint cannot be read. Collective.
     """
-    if run.validation is None or state.best_step in (None, state.step):
-        return None
     step = state.best_step
+    if run.validation is None or step is None:
+        return None
+    if step == state.step:
+        return run.parameters.values.copy()
 
     def load() -> Vector | None:
         try:

@@ -87,9 +87,7 @@ class RunDirectory(RunRecorder):
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
         weights = parameters.named()
-        last = encode_weights(
-            weights, results.weights_attributes(result, result.steps, result.test_accuracy)
-        )
+        last = encode_weights(weights, results.weights_attributes(result))
 
         def write() -> None:
             for file in self._files:
@@ -126,7 +124,7 @@ class RunDirectory(RunRecorder):
                     f" best, cannot be read ({error})"
                 )
                 return None
-        attributes = results.weights_attributes(result, step, result.best_test_accuracy)
+        attributes = results.weights_attributes(result, best=True)
         return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:

@@ -22,7 +22,7 @@ LAYERS = [
     {"config_parsing.py", "network.py"},
     {"training"},
     {"profiling"},
-    {"train.py", "verify.py", "report.py", "doctor", "benchmark"},
+    {"train.py", "verify.py", "report", "doctor", "benchmark"},
     {"scaling"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -46,7 +46,8 @@ OWNERS = {
     },
     "matplotlib": {"plotting.py"},
     "torch": set(),
-    "PIL": {"datasets/pictures.py"},
+    "PIL": {"datasets/pictures.py", "report/pictures.py"},
+    "jinja2": {"report/page.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},
 }
 

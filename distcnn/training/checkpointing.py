@@ -20,7 +20,7 @@ from distcnn.nn import Parameters
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
-from distcnn.training.receipt import MALFORMED
+from distcnn.training.receipt import MALFORMED, whole_lines
 from distcnn.training.results import DatasetRecord, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import State
@@ -119,6 +119,9 @@ def parse_checkpoint(checkpoint: Checkpoint) -> ParsedCheckpoint:
             "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
             "optimizer_steps": isinstance(checkpoint.attributes["optimizer_steps"], int),
             "metrics and receipt": {"metrics", "receipt"} <= checkpoint.texts.keys(),
+            "metrics": all(
+                isinstance(line, dict) for line in whole_lines(checkpoint.texts["metrics"])
+            ),
         }
         if wrong := [name for name, is_right in sound.items() if not is_right]:
             raise ValueError(wrong[0])

@@ -18,7 +18,8 @@ from distcnn.system.json_values import from_json, to_json
 
 RESULT, SHA256SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
-ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
+METRICS_TABLE = "metrics.csv"
+ALL_FILES = (CONFIG, METRICS, METRICS_TABLE, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
 """Those of which ``SHA256SUMS`` has the hashes."""
 IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
 
@@ -145,7 +146,7 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
         write_atomically(folder / name, content)
     if best is None:
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)  # of an earlier, shorter run
-    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, RECEIPT)}
+    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, METRICS_TABLE, RECEIPT)}
     files[RESULT] = (json.dumps(result.to_json(), indent=2) + "\n").encode()
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
     write_atomically(folder / SHA256SUMS, "".join(sums).encode())

@@ -257,8 +257,7 @@ def begin_recording(
         if changed := changed_lengths(point.directory, step, run.config):
             report(changed)
         texts = checkpoint.texts if checkpoint else {"metrics": "", "receipt": ""}
-        directory.metrics.restore(texts["metrics"])
-        directory.receipt.restore(texts["receipt"])
+        directory.restore(texts["metrics"], texts["receipt"])
     software = parse_checkpoint(checkpoint).software if checkpoint else run.software
     if changes := differences(software, run.software):
         report(

@@ -21,6 +21,7 @@ from distcnn.system.files import explaining, remove_temporary_files
 from distcnn.training import results, run_files
 from distcnn.training.checkpointing import RunRecorder, make_checkpoint
 from distcnn.training.ledger import Entry
+from distcnn.training.line_files import COLUMNS, LineLog, MetricsTable
 from distcnn.training.results import RunResult
 from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
@@ -42,14 +43,26 @@ class RunDirectory(RunRecorder):
         self._move_to(path)
         self._best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
-        self.metrics = run_files.LineLog(results.METRICS, self.locate, report)
-        self.receipt = run_files.LineLog(results.RECEIPT, self.locate, report)
+        self.metrics = LineLog(results.METRICS, self.locate, report)
+        self.receipt = LineLog(results.RECEIPT, self.locate, report)
+        validates = bool(getattr(config, "validation", ""))
+        columns = [name for name in COLUMNS if validates or not name.startswith("validation_")]
+        self._table = MetricsTable(results.METRICS_TABLE, self.locate, report, columns)
+        self._files = self.metrics, self._table, self.receipt
         self._writer = CheckpointWriter(
             lambda: CheckpointStore(self.locate() / CHECKPOINTS), config.keep, report
         )
 
+    def restore(self, metrics: str, receipt: str) -> None:
+        """Make the files hold exactly these lines."""
+        self.metrics.restore(metrics)
+        self._table.restore(metrics)
+        self.receipt.restore(receipt)
+
     def add_metrics(self, kind: str, **values: Any) -> None:
-        self.metrics.add({"kind": kind, **values})
+        line = {"kind": kind, **values}
+        self.metrics.add(line)
+        self._table.add(line)
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         self.receipt.add({"kind": kind, "step": step, **values})
@@ -71,8 +84,8 @@ class RunDirectory(RunRecorder):
         )
 
         def write() -> None:
-            self.metrics.complete()
-            self.receipt.complete()
+            for file in self._files:
+                file.complete()
             results.write_results(self.locate(), result, last, best)
 
         try:
@@ -145,8 +158,8 @@ class RunDirectory(RunRecorder):
         self._report(
             f"warning: {lost} was removed during the run: writing its files again, to {made}"
         )
-        self.metrics.file_is_lost()
-        self.receipt.file_is_lost()
+        for file in self._files:
+            file.file_is_lost()
 
 
 def create_run_directory(

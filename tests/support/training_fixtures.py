@@ -4,6 +4,7 @@ the content of run directories.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -185,6 +186,7 @@ def assert_same_end(run: Path, whole: Path, begun_on: int = 1) -> None:
     """``run`` has the bits and lines of ``whole``, which began on one rank."""
     assert result(run) == {**result(whole), "world_size": begun_on}
     assert metrics(run) == metrics(whole)
+    assert table(run) == table(whole)
     assert proof(run) == proof(whole)
     for name in ("weights.h5", "weights-best.h5"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
@@ -269,6 +271,12 @@ def metrics(run: Path) -> list[dict[str, Any]]:
         _without(json.loads(line), "images_per_second")
         for line in (run / "metrics.jsonl").read_text().splitlines()
     ]
+
+
+def table(run: Path) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv`` without speeds."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [_without(row, "images_per_second") for row in csv.DictReader(file)]
 
 
 def result(run: Path) -> dict[str, Any]:

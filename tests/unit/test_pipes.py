@@ -50,7 +50,10 @@ def test_a_named_pipe_is_refused_at_once(
 
 @pytest.mark.parametrize(
     "file",
-    ["config.toml", "result.json", "weights.h5", "receipt.jsonl", "metrics.jsonl", "SHA256SUMS"],
+    [
+        *("config.toml", "result.json", "weights.h5", "receipt.jsonl"),
+        *("metrics.jsonl", "metrics.csv", "SHA256SUMS"),
+    ],
 )
 def test_no_file_of_a_run_can_hang_a_command(file: str, tmp_path: Path) -> None:
     run = tmp_path / "run"

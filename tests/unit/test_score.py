@@ -100,5 +100,5 @@ def test_the_worst_mistakes_come_first_and_equal_ones_in_order() -> None:
 
 
 def test_outputs_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(InputError, match="examples 0 to 3: .*not finite"):
+    with pytest.raises(InputError, match=r"examples 0 to 3: .*not finite"):
         network(scale=math.nan).evaluate(images_of([0, 1, 2, 0, 1]), [0, 1, 2, 0, 1])

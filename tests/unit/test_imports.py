@@ -25,7 +25,7 @@ LAYERS = [
     {"profiling"},
     {
         *("train.py", "verify.py", "convert.py", "evaluate", "export.py"),
-        *("report.py", "doctor", "benchmark"),
+        *("report", "doctor", "benchmark"),
     },
     {"scaling"},
 ]
@@ -57,7 +57,8 @@ OWNERS = {
     "onnx": {"interop/onnx_reading.py", "interop/onnx_writing.py"},
     "google": {"interop/onnx_reading.py"},
     "safetensors": {"interop/safetensors_files.py"},
-    "PIL": {"datasets/pictures.py"},
+    "PIL": {"datasets/pictures.py", "report/pictures.py"},
+    "jinja2": {"report/page.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},
 }
 

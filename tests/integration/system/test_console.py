@@ -18,6 +18,7 @@ from tests.support.full_pipe import full_pipe
 
 MODULES = [
     "train",
+    "evaluate",
     "verify",
     "report",
     "convert",

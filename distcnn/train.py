@@ -150,6 +150,11 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
         f"update   {config.optimizer}, learning rate {config.learning_rate:g},"
         f" {config.schedule}{cycle}, seed {config.seed}",
     ]
+    if run.frozen:
+        sizes = [
+            values.size for name, values in run.parameters.named().items() if name in run.frozen
+        ]
+        lines.append(f"frozen   {', '.join(run.frozen)} ({counted(sum(sizes), 'parameter')})")
     if target := config.target_accuracy:
         defaults = " ".join(f"{as_flag(name)} {value}" for name, value in TARGET_DEFAULTS.items())
         split = "test" if run.validation is None else "validation"

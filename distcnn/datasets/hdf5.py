@@ -114,7 +114,7 @@ class ImageFile:
                     if found is None:
                         raise InputError(
                             f"{self.path}: dataset /{name} is missing: the format needs images and"
-                            " labels in /train and /test (data/README.md)"
+                            " labels in /train and /test (python -m distcnn.convert renames them)"
                         )
                     self.datasets[name] = found
                 if problem := form_problem(self.datasets, "/{}/{}"):

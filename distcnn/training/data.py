@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,10 @@ from distcnn.training.results import DatasetRecord
 SECONDS_TO_APPEAR = 5.0
 """A new file may appear on other hosts this much later: NFS caches that it was missing."""
 BOUND_IT = "limit it with --data-memory MIB (data/README.md), or use more hosts"
+
+
+MEMORY_TO_HASH = 256
+"""MiB of an image set that are kept in memory while it is hashed."""
 
 
 @dataclass(frozen=True)
@@ -281,8 +285,22 @@ def record_of(info: DatasetInfo, content: Content, communicator: Communicator) -
         class_names=info.class_names or tuple(map(str, range(info.classes))),
         image_shape=info.image_shape,
         mean=content.mean,
-        std=tuple(std if std > 0 else 1.0 for std in content.std),  # constant: only centred
+        std=content.std,
         train_examples=info.examples["train"],
         validation_examples=info.examples.get(VALIDATION),
         test_examples=info.examples["test"],
     )
+
+
+def content_sha256(
+    dataset: Dataset, info: DatasetInfo, config: Config, communicator: Communicator
+) -> str:
+    """The hash of the content that a run with ``config`` would record. Collective.
+
+    Unlike a run, it may have more ranks than shards, and keeps little in memory.
+    """
+    own = share_of(config.num_shards, communicator.world_size, communicator.rank)
+    bounded = replace(config, data_memory=MEMORY_TO_HASH)
+    data = open_data(dataset, info, bounded, communicator, own)
+    content = survey(data, info, config.microbatch_size, communicator)
+    return record_of(info, content, communicator).content_sha256

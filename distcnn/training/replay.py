@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
+from distcnn.checkpoints.weights import INITIAL_WEIGHTS
 from distcnn.config import Config
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
@@ -67,8 +68,9 @@ def replay(
     together(communicator, lambda: require_trust(own, directory, given, trust_model))
     config = dataclasses.replace(for_replay(config, data), **given)
     together(communicator, lambda: require_outside(config.own_code.values(), directory))
-    run = prepare_run(config, communicator, say)
+    run = prepare_run(config, communicator, say, directory=directory)
     _compare_data(receipt, run)
+    _compare_initial_weights(receipt, run)
     warn_of_changes(receipt, run, say)
     state, best = State(), None
     if checkpoint:
@@ -170,6 +172,18 @@ def _compare_data(receipt: Receipt, run: Run) -> None:
                     f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"
                     f" receipt, but {value} in {run.dataset.path}"
                 )
+
+
+def _compare_initial_weights(receipt: Receipt, run: Run) -> None:
+    """``Different`` when the weights to start from are not the recorded ones."""
+    for line in receipt.starts:
+        recorded = line.get("initial_weights", {}).get("params_sha256")
+        now = run.initial.record["params_sha256"] if run.initial else None
+        if recorded != now:
+            raise Different(
+                f"step {line['step']}: the initial weights have the SHA-256 {recorded} in the"
+                f" receipt, but {now} in {INITIAL_WEIGHTS}"
+            )
 
 
 def warn_of_changes(receipt: Receipt, run: Run, say: Report) -> None:

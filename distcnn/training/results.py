@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS
+from distcnn.checkpoints.weights import BEST_WEIGHTS, INITIAL_WEIGHTS, WEIGHTS
 from distcnn.errors import InputError
 from distcnn.network import Network
 from distcnn.system.files import read_bytes, reading, write_atomically
@@ -19,7 +19,16 @@ from distcnn.system.json_values import from_json, to_json
 RESULT, SHA256SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
 METRICS_TABLE = "metrics.csv"
-ALL_FILES = (CONFIG, METRICS, METRICS_TABLE, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
+ALL_FILES = (
+    CONFIG,
+    METRICS,
+    METRICS_TABLE,
+    RECEIPT,
+    RESULT,
+    WEIGHTS,
+    BEST_WEIGHTS,
+    INITIAL_WEIGHTS,
+)
 """Those of which ``SHA256SUMS`` has the hashes."""
 IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
 
@@ -195,7 +204,9 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
         write_atomically(folder / name, content)
     if best is None:
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)  # of an earlier, shorter run
-    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, METRICS_TABLE, RECEIPT)}
+    names = [CONFIG, METRICS, METRICS_TABLE, RECEIPT]
+    names += [INITIAL_WEIGHTS] if os.path.lexists(folder / INITIAL_WEIGHTS) else []
+    files |= {name: read_bytes(folder / name) for name in names}
     files[RESULT] = (json.dumps(result.to_json(), indent=2) + "\n").encode()
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
     write_atomically(folder / SHA256SUMS, "".join(sums).encode())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from distcnn.checkpoints.weights import INITIAL_WEIGHTS
 from distcnn.config import FREE, Config, as_flag
 from distcnn.config_parsing import Request
 from distcnn.distributed import Communicator
@@ -23,6 +24,7 @@ from distcnn.system.wording import counted
 from distcnn.training import results
 from distcnn.training.checkpointing import parse_checkpoint
 from distcnn.training.fingerprint import differences
+from distcnn.training.initial import InitialWeights
 from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
 from distcnn.training.results import CONFIG, RECEIPT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory
@@ -178,11 +180,7 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
 
 def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
     """``InputError`` if the user's own code was edited since, unless that is ``accepted``."""
-    recorded: Sources = {}
-    with suppress(*MALFORMED):
-        texts = point.checkpoint.texts if point.checkpoint else None
-        receipt = parse_receipt(texts["receipt"]) if texts else read_receipt(point.directory)
-        recorded = receipt.starts[-1].get("model_sources", {})
+    recorded: Sources = _last_start(point).get("model_sources", {})
     if not recorded or not now:
         return
     changes = compare_sources(recorded, now)
@@ -197,6 +195,25 @@ def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report
         report(f"warning: the {source} was edited, so bits differ from here on: {changes}")
     elif changes.layout:
         report(f"warning: comments or layout in the {source} were edited: {changes}")
+
+
+def check_initial_weights(point: ResumePoint, initial: InitialWeights | None) -> None:
+    """``InputError`` if the run's initial weights are not those that it began with."""
+    before = _last_start(point).get("initial_weights", {}).get("params_sha256")
+    if initial and before and before != initial.record["params_sha256"]:
+        raise InputError(
+            f"--resume: the run in {point.directory} began with other initial weights:"
+            f" {INITIAL_WEIGHTS} there, or {initial.record['file']}, was changed; restore it"
+        )
+
+
+def _last_start(point: ResumePoint) -> dict[str, Any]:
+    """The receipt's line on the last start; empty where it cannot be read."""
+    with suppress(*MALFORMED):
+        texts = point.checkpoint.texts if point.checkpoint else None
+        receipt = parse_receipt(texts["receipt"]) if texts else read_receipt(point.directory)
+        return receipt.starts[-1]
+    return {}
 
 
 def open_directory(
@@ -247,7 +264,8 @@ def begin_recording(
     run: Run, path: Path, point: ResumePoint | None, report: Report, held: ExitStack
 ) -> RunDirectory:
     """Restore the directory's files to the checkpoint, and note this start in the receipt."""
-    directory = RunDirectory(path, run.config, report, held)
+    initial_weights = run.initial.content if run.initial else b""
+    directory = RunDirectory(path, run.config, report, held, initial_weights)
     checkpoint = point.checkpoint if point else None
     step = checkpoint.step if checkpoint else 0
     if point:
@@ -275,5 +293,6 @@ def begin_recording(
         software=run.software,
         machine=machine_of(run.communicator),
         **({"model_sources": run.model_sources} if run.model_sources else {}),
+        **({"initial_weights": run.initial.record} if run.initial else {}),
     )
     return directory

@@ -103,7 +103,13 @@ class Session:
             return (signals.requested if signals else None) or callbacks.problem
 
         run = prepare_run(
-            config, communicator, progress.say, self.components, self.images, stop_request
+            config,
+            communicator,
+            progress.say,
+            self.components,
+            self.images,
+            stop_request,
+            Path(request.resume) if request.resume else None,
         )
         if point and (result := point.result):
             together(communicator, lambda: check_dataset(result.dataset, run))
@@ -119,6 +125,7 @@ class Session:
             on_root(
                 communicator, lambda: resume.check_model(point, sources, accepted, progress.say)
             )
+            on_root(communicator, lambda: resume.check_initial_weights(point, run.initial))
         return self._take_steps(run, point, callbacks, held)
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from distcnn import spans
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, Microbatch, Part
 from distcnn.datasets.hdf5 import VALIDATION
+from distcnn.datasets.normalisation import Normalisation
 from distcnn.distributed import Communicator, blas_threads, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.models import Model, build_model, find_model, initialise_model
@@ -29,6 +31,13 @@ from distcnn.training import consistency
 from distcnn.training.advice import require_enough_examples
 from distcnn.training.data import held_out, open_data, open_file, record_of, survey
 from distcnn.training.evaluation import Evaluation
+from distcnn.training.initial import (
+    InitialWeights,
+    frozen_parameters,
+    load_initial_weights,
+    normalisation_of,
+    trained_slices,
+)
 from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
@@ -78,6 +87,10 @@ class Run:
     """Root's fingerprint."""
     model_sources: Sources
     """The source of a model of the user's own, by module; else empty."""
+    initial: InitialWeights | None
+    """What it starts from, where that is not drawn from the seed."""
+    frozen: tuple[str, ...]
+    """The names of the parameters that are not trained."""
 
     @property
     def schedule(self) -> RunSchedule:
@@ -92,11 +105,13 @@ def prepare_run(
     components: Components | None = None,
     images: Dataset | None = None,
     stop_request: StopRequest = lambda: None,
+    directory: Path | None = None,
 ) -> Run:
     """Check the input, read this rank's part of the data, plan all buffers. Collective.
 
     ``report`` takes lines for the user, on root. ``components`` and ``images`` take the place of
     what ``config`` names. Steps and tests ask ``stop_request``, on every rank, whether to stop.
+    ``directory`` is that of a run to continue or replay, which has its initial weights.
     ``InputError`` is raised on all ranks.
     """
     own_shards = together(communicator, lambda: _check_world(config, communicator))
@@ -119,13 +134,20 @@ def prepare_run(
         consistency.same_model(sources, communicator)
         rng = PortableGenerator(generator(config.seed, INITIALISE))
         together(communicator, lambda: initialise_model(name, plan.parameters, rng))
+        initial = load_initial_weights(
+            config, plan.model, plan.parameters, info, communicator, report, directory
+        )
+        frozen = together(communicator, lambda: frozen_parameters(plan.parameters, config.freeze))
     with Span(spans.SURVEY_DATA):
         data = open_data(dataset, info, config, communicator, own_shards)
         content = survey(data, info, size, communicator)
-    mean, std = np.array(content.mean), np.array(content.std)
+    of_data = Normalisation(content.mean, tuple(std if std > 0 else 1.0 for std in content.std))
+    used = together(communicator, lambda: normalisation_of(config, initial, of_data, report))
+    mean, std = np.array(used.mean), np.array(used.std)
     built_in = any(made.loss is loss for loss in LOSSES.values())
     loss = made.loss if built_in else OwnLoss(made.loss)
-    updater = made.optimizer.start(plan.parameters.values)
+    trained = trained_slices(plan.parameters, frozen) if frozen else None
+    updater = made.optimizer.start(plan.parameters.values, trained)
 
     def make_lane() -> Lane:
         another = plan.model.plan(shape, size, plan.parameters)
@@ -143,7 +165,7 @@ def prepare_run(
         return Evaluation(lane, loss, part, count, communicator, blocks, stop_request, split)
 
     with Span(spans.COMPARE_RANKS):
-        dataset_record = record_of(info, content, communicator)
+        dataset_record = replace(record_of(info, content, communicator), **vars(used))
         for remark in content.remarks:
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
@@ -162,6 +184,8 @@ def prepare_run(
         dataset_record=dataset_record,
         software=software,
         model_sources=sources,
+        initial=initial,
+        frozen=frozen,
     )
 
 

@@ -60,6 +60,13 @@ class Trainer:
         threads_per_rank: BLAS threads while ``fit`` runs, on which bits depend; ``"auto"`` shares
             the cores among the ranks.
         cycle_epochs: length of one learning-rate cycle (warm restarts); 0 for one cycle.
+        initial_weights: what to start from: a run directory, or a file of weights (.h5 of distcnn
+            or Keras, .safetensors, .npz, .onnx, .pt with a PyTorch state dict).
+        map: which of them to load, as "ours=theirs,...", names of parameters or layers; by default
+            all, by name or in the order of the layers.
+        normalisation: of the inputs: that of the image set ("data"), that recorded with the initial
+            weights ("weights"), or numbers, "0.1307/0.3081".
+        freeze: names or patterns of parameters or layers that are not trained.
         communicator: an mpi4py communicator. By default all ranks where a launcher started several,
             else this process alone, without MPI.
 
@@ -89,6 +96,10 @@ class Trainer:
         gradient_limit: float = 65536.0,
         threads_per_rank: int | Literal["auto"] = 1,
         cycle_epochs: int = 0,
+        initial_weights: str | Path = "",
+        map: str = "",
+        normalisation: str = "data",
+        freeze: str | Sequence[str] = (),
         communicator: Any = None,
     ) -> None:
         self.optimizer = optimizer or SGD(learning_rate=0.03, momentum=0.9, nesterov=True)
@@ -110,7 +121,10 @@ class Trainer:
             steps = {"warmup_steps": self.schedule.warmup_steps, "cycle_epochs": cycle_epochs}
             sizes = {"num_shards": num_shards, "microbatch_size": microbatch_size, "seed": seed}
             sums = {"reduction": reduction, "overlap": overlap, "gradient_limit": gradient_limit}
-            self._settings: dict[str, Any] = {**names, **rates, **steps, **sizes, **sums}
+            start = {"initial_weights": str(initial_weights), "map": map}
+            start |= {"normalisation": normalisation}
+            start |= {"freeze": freeze if isinstance(freeze, str) else ",".join(freeze)}
+            self._settings: dict[str, Any] = {**names, **rates, **steps, **sizes, **sums, **start}
             self._settings["threads_per_rank"] = str(threads_per_rank)
             Config(**self._settings)  # refuses what is impossible
             used = find_loss(loss) if isinstance(loss, str) else loss

@@ -121,7 +121,7 @@ def summary(outcome: Outcome) -> list[str]:
         step = f"step {result.best_step}, the best {split} ({best:.4f})"
         lines.append(f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: of {step}")
     if result.choosing_split == "test":
-        lines[-1] += "; the test set chose it, because there is no --validation"
+        lines[-1] += " (chosen on the test set: no --validation)"
     elif result.best_step != result.steps:
         lines[-1] += f", test accuracy {result.best_test_accuracy:.4f}"
     return [*lines, f"results in {outcome.location}"]

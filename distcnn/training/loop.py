@@ -12,6 +12,7 @@ from distcnn.config import Config
 from distcnn.distributed import Totals, on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import Span
+from distcnn.system.wording import duration
 from distcnn.training import ending
 from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradients
 from distcnn.training.callbacks import Callbacks
@@ -48,6 +49,8 @@ class Loop:
         """The mean loss of the latest step."""
         self._has_warned = False
         self._counted_until = time.perf_counter()
+        self._epoch_begun = self._counted_until - state.epoch.seconds
+        """When the epoch began; of a resumed one, its steps' time before this process."""
 
     @property
     def is_over(self) -> bool:
@@ -127,7 +130,7 @@ class Loop:
         schedule = run.schedule
         epoch, step_of_epoch = divmod(state.step, schedule.steps_an_epoch)
         if step_of_epoch == 0:
-            state.epoch = Meter()
+            state.epoch, self._epoch_begun = Meter(), time.perf_counter()
             run.training_step.ledger.begin()
         learning_rate = schedule.learning_rate(state.step)
         start = time.perf_counter()
@@ -207,7 +210,10 @@ class Loop:
         self._callbacks.call("on_epoch", self._add_metrics("epoch", meter, values))
         self._check_replicas()
         self._add_receipt("epoch", **values, **proof)
-        self._progress.say(f"{text}, {meter.images_per_second:,.0f} images/s")
+        self._progress.say(
+            f"{text}, {meter.images_per_second:,.0f} images/s,"
+            f" took {duration(time.perf_counter() - self._epoch_begun)}"
+        )
         self._warn_if_nothing_is_learned(epoch, last)
         state.epoch_end_pending = False
         with self._timed():

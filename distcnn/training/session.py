@@ -27,6 +27,7 @@ from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run
 from distcnn.training.state import State
+from distcnn.training.time_left import time_left
 from distcnn.user_code import require_outside
 
 Announce = Callable[[Run, Path | None, State, ResumePoint | None], None]
@@ -154,7 +155,7 @@ class Session:
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
-        progress.start(run.schedule.total_steps, state.step)
+        progress.start(run.schedule.total_steps, state.step, time_left(run, state))
         callbacks.call("on_start", run.schedule.total_steps, state.step)
         callbacks.raise_together("before its first step")
         traced: AbstractContextManager[object] = nullcontext()

@@ -134,6 +134,9 @@ def _add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -
         text += f" (default {default})"
     if name in TARGET_DEFAULTS:
         text += f", {TARGET_DEFAULTS[name]} with --target-accuracy"
+    if name == "freeze":
+        section.add_argument(as_flag(name), action=Joined, metavar=values.placeholder, help=text)
+        return
     choices = [*values.choices, *(["MODULE:NAME"] if name in OWN else [])]
     bare: dict[str, Any] = {"nargs": "?", "const": STEPS_TRACED} if name == "trace" else {}
     section.add_argument(
@@ -143,6 +146,16 @@ def _add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -
         help=text,
         **bare,
     )
+
+
+class Joined(argparse.Action):
+    """A flag that may be repeated: its values are joined by commas."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest, "")
+        setattr(namespace, self.dest, f"{before},{values}" if before else values)
 
 
 def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,22 +17,14 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights
 from distcnn.datasets import Microbatch
 from distcnn.errors import ArgumentError, InputError
 from distcnn.models import MODELS
-from distcnn.nn import Sequential, numpy_settings, softmax_cross_entropy
+from distcnn.nn import Sequential, numpy_settings
 from distcnn.nn.layer import Array
 from distcnn.registry import find
-from distcnn.user_code import modules_of
+from distcnn.score import Score, Tally
+from distcnn.system.wording import shell_word
+from distcnn.user_code import TRUST_FLAG, modules_of, require_outside
 
 ImageShape = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Score:
-    """Test results of a network: ``loss`` is the mean cross-entropy over ``examples``."""
-
-    accuracy: float
-    correct: int
-    examples: int
-    loss: float
 
 
 class Network:
@@ -67,6 +59,7 @@ class Network:
         microbatch_size: int = 16,
     ) -> None:
         self.model, self.image_shape, self.class_names = model, image_shape, tuple(class_names)
+        self.mean, self.microbatch_size = tuple(mean), microbatch_size
         parameters = model.allocate(image_shape)
         named = parameters.named()
         shapes, stored = (
@@ -80,9 +73,18 @@ class Network:
         for name, values in weights.items():
             named[name][...] = values
         statistics = np.asarray(mean), np.asarray(std)
+        if len(self.mean) != image_shape[0] or len(statistics[1]) != image_shape[0]:
+            raise InputError(
+                f"mean is {mean} and std {std}: give one for each of {image_shape[0]} channels"
+            )
         self._microbatch = Microbatch(image_shape, microbatch_size, *statistics)
         self._plan = model.plan(image_shape, microbatch_size, parameters)
         self._lock = threading.Lock()
+        if self._plan.output_shape != (len(self.class_names),):
+            raise InputError(
+                f"the model's outputs are {self._plan.output_shape} for an image, but there are"
+                f" {len(self.class_names)} class names"
+            )
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.image_shape))
@@ -131,6 +133,24 @@ class Network:
         Raises:
             ArgumentError: for images or labels that do not fit.
         """
+        pixels = self._pixels(images)
+        tally = Tally(len(self.class_names), -(-len(pixels) // self.microbatch_size))
+        self.count(tally, pixels, labels)
+        return tally.score()
+
+    def count(self, tally: Tally, images: ArrayLike, labels: ArrayLike, first: int = 0) -> None:
+        """Count examples in ``tally``: ``evaluate`` in parts, which may be on several ranks.
+
+        Args:
+            tally: of as many classes.
+            images, labels: as for ``evaluate``.
+            first: the index of the first of them. For the bits of ``evaluate`` it must be a
+                multiple of ``microbatch_size``.
+
+        Raises:
+            ArgumentError: for images or labels that do not fit.
+            InputError: the network's outputs are not finite.
+        """
         pixels, numbers = self._pixels(images), np.asarray(labels)
         count = len(self.class_names)
         if numbers.shape != (len(pixels),) or numbers.dtype.kind not in "iu" or not len(pixels):
@@ -142,13 +162,41 @@ class Network:
             raise ArgumentError(
                 f"labels go from {numbers.min()} to {numbers.max()}: they must be 0 to {count - 1}"
             )
-        correct, loss_sum, batch = 0, 0.0, self._microbatch
         for span, logits in self._logits(pixels, numbers.astype(np.int64)):
             with numpy_settings():
-                loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
-            right = logits.argmax(axis=0) == batch.labels
-            correct += int(np.count_nonzero(right[: span.stop - span.start]))
-        return Score(correct / len(pixels), correct, len(pixels), loss_sum / len(pixels))
+                tally.add(first + span.start, logits, self._microbatch)
+
+    def activations(self, images: ArrayLike) -> dict[str, NDArray[np.float32]]:
+        """The output of every layer, by the layer's name: (N, *shape of the output).
+
+        For a few images, to look at what the layers do: all outputs are kept in memory.
+
+        Args:
+            images: as for ``predict``.
+
+        Raises:
+            ArgumentError: for images of another type or shape.
+
+        Example:
+            >>> network.activations(images)["conv1"].shape
+            (1, 20, 24, 24)
+        """
+        pixels = self._pixels(images)
+        shapes = zip(self.model.names, self.model.shapes(self.image_shape)[1:], strict=True)
+        outputs = {name: np.empty((len(pixels), *shape), np.float32) for name, shape in shapes}
+        batch, plan = self._microbatch, self._plan.unfused()
+        with self._lock, numpy_settings():
+            for start in range(0, len(pixels), batch.size):
+                part = pixels[start : start + batch.size]
+                batch.fill(part, np.zeros(len(part), np.int64), np.arange(len(part)))
+                x = batch.images
+                for stage in plan.stages:
+                    x = stage.forward(x, training=False, random_source=None)
+                    # Copied at once: the next layer may overwrite its input.
+                    outputs[stage.name][start : start + len(part)] = np.moveaxis(
+                        x[..., : len(part)], -1, 0
+                    )
+        return outputs
 
     def _pixels(self, images: ArrayLike) -> NDArray[np.uint8]:
         """``images`` as (N, H, W, C)."""
@@ -216,34 +264,74 @@ def load(
         raise InputError(f"weights is {weights!r}: it must be one of last, best")
     if model is not None and not isinstance(model, Sequential):
         raise InputError(f"model is {model!r}: make it a distcnn.nn.Sequential([...])")
-    path = Path(run)
-    if not path.is_file():
-        path = path / {"last": WEIGHTS, "best": BEST_WEIGHTS}[weights]
+    path = weights_file(run, weights)
     try:
         arrays, about = read_weights(path)
-        settings = {name: about[name] for name in ("image_shape", "mean", "std", "class_names")}
-    except (ValueError, KeyError) as error:
-        finished = "" if path.exists() else "; has the run in this directory finished?"
-        raise InputError(f"{path.parent}: {error}{finished}") from error
-    settings["image_shape"] = tuple(settings["image_shape"])
-    made = model or _recorded_model(about, path, trust_model)
-    return Network(made, arrays, **settings, microbatch_size=int(about.get("microbatch_size", 16)))
+        settings = _settings(about)
+    except (ValueError, LookupError, TypeError) as error:
+        reason = f"it has no attribute {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} is not a network's weights, or damaged ({reason})") from error
+    try:
+        made = model or _recorded_model(about, settings["image_shape"], path.parent, trust_model)
+        return Network(made, arrays, **settings)
+    except (ValueError, MemoryError) as error:
+        raise InputError(f"{path}: {error}") from error
 
 
-def _recorded_model(about: Mapping[str, Any], path: Path, trusted: bool) -> Sequential:
+def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``Network`` from the attributes of a file of weights."""
+    channels, height, width = map(int, about["image_shape"])
+    mean, std = (tuple(map(float, about[name])) for name in ("mean", "std"))
+    return {
+        "image_shape": (channels, height, width),
+        "mean": mean,
+        "std": std,
+        "class_names": tuple(map(str, about["class_names"])),
+        "microbatch_size": int(about.get("microbatch_size", 16)),
+    }
+
+
+def weights_file(run: str | Path, weights: str = "last") -> Path:
+    """The file of the ``weights``, "last" or "best", of a run directory, or such a file itself.
+
+    ``InputError`` if there is none.
+    """
+    path, name = Path(run), {"last": WEIGHTS, "best": BEST_WEIGHTS}[weights]
+    try:
+        if path.is_file() or os.path.lexists(path / name):
+            return path if path.is_file() else path / name
+        is_folder, is_run = path.is_dir(), (path / "config.toml").exists()
+    except (OSError, ValueError) as error:  # a name that is too long, a null character
+        raise InputError(f"{path} cannot be read ({error}): name a run directory") from error
+    if is_run:
+        raise InputError(
+            f"{path} has no {name}: the run has not finished; continue it with python -m"
+            f" distcnn.train --resume {shell_word(str(path))}"
+        )
+    problem = f"{path} is not a run directory: it has no {name}" if is_folder else "no such run"
+    raise InputError(
+        f"{problem}{'' if is_folder else f': {path}'}: name the output directory of distcnn.train"
+    )
+
+
+def _recorded_model(
+    about: Mapping[str, Any], image_shape: ImageShape, run: Path, trusted: bool
+) -> Sequential:
     """The network that a file of weights describes; older ones only name it."""
     text, name = str(about.get("architecture", "")), str(about.get("model", ""))
-    image_shape, classes = tuple(about["image_shape"]), len(about["class_names"])
+    classes = len(about["class_names"])
     for module in modules_of(text or name):
         if module not in sys.modules and not trusted:
             raise InputError(
-                f"{path}: the network uses code in the module {module!r}, which loading would run:"
+                f"the network uses code in the module {module!r}, which loading would run:"
                 " import that module first, or if you trust the run, load it with"
-                " trust_model=True"
+                f" trust_model=True ({TRUST_FLAG})"
             )
+        if module not in sys.modules:
+            require_outside([text or name], run)
     made = parse(text) if text else find("model", name, MODELS)(image_shape, classes)
     if not isinstance(made, Sequential):
-        raise InputError(f"{path}: model {name!r} returned a {type(made).__name__}: pass model=...")
+        raise InputError(f"model {name!r} returned a {type(made).__name__}: pass model=...")
     return made
 
 

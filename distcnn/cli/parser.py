@@ -35,6 +35,11 @@ ALIASES = {
         "keep": "keep-last max-checkpoints save-total-limit",
         "stall-timeout": "timeout",
         "data-memory": "memory max-memory",
+        "initial-weights": "weights pretrained init-from finetune-from init-weights load-weights",
+        "normalisation": "normalization normalize normalise",
+        "freeze": "freeze-layers frozen",
+        "validation": "val validation-split val-split validation-fraction val-fraction val-size",
+        "patience": "early-stopping early-stopping-patience early-stop",
     }.items()
     for alias in aliases.split()
 }

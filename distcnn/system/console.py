@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
+from distcnn.errors import InputError
 from distcnn.system.wording import counted, printable
 
 SECONDS_TO_DRAIN = 5.0  # for the reader of the output, at a process's end
@@ -34,6 +35,23 @@ def say(*lines: str) -> None:
     A line feed or an escape sequence within one (in a name, a path) is shown as an escape.
     """
     print("".join(f"{printable(line)}\n" for line in lines), end="", flush=True)
+
+
+def say_all(lines: Iterable[str]) -> bool:
+    """Like ``say``, for results: waits for a slow reader, however long.
+
+    False when there is no reader any more, as after ``| head``; ``InputError`` when the output
+    cannot be written, as to a full disk.
+    """
+    say(*lines)
+    if not isinstance(sys.stdout, OutputStream):
+        return True
+    sys.stdout.wait()
+    failure = sys.stdout.failure
+    if failure is None or getattr(failure, "errno", None) == errno.EPIPE:
+        return failure is None
+    reason = getattr(failure, "strerror", None) or failure
+    raise InputError(f"standard output cannot be written ({reason}): the results are incomplete")
 
 
 def tell(text: str) -> None:
@@ -119,7 +137,8 @@ class OutputStream(io.TextIOBase):
         self._is_writing = False
         self._waited_seconds = 0.0  # by callers, in vain, since the stream began to block
         self._dropped_lines = 0
-        self._has_failed = False
+        self.failure: Exception | None = None
+        """The first one, if any."""
 
     def write(self, text: str) -> int:
         """Pass complete lines on at once, the rest at the line's end or by ``flush``."""
@@ -145,6 +164,14 @@ class OutputStream(io.TextIOBase):
             done = self._changed.wait_for(lambda: not self._is_writing, longest)
             waited = self._waited_seconds + time.monotonic() - start
             self._waited_seconds = 0.0 if done else waited
+
+    def wait(self) -> None:
+        """Pass everything on, and wait until it is written or has failed, however long."""
+        with self._changed:
+            text, self._partial = self._partial, ""
+        self._pass_on(text)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_writing)
 
     def isatty(self) -> bool:
         with suppress(OSError, ValueError, AttributeError):
@@ -216,7 +243,7 @@ class OutputStream(io.TextIOBase):
         """
         with self._changed:
             self._dropped_lines += text.count("\n")
-        again, self._has_failed = self._has_failed, True
+        again, self.failure = self.failure is not None, self.failure or error
         if self._errors and (again or getattr(error, "errno", None) != errno.EPIPE):
             reason = getattr(error, "strerror", None) or error
             self._errors.write(

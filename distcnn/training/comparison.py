@@ -19,7 +19,7 @@ from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lin
 from distcnn.training.results import METRICS, RESULT, RunResult
 
 SPEED = "images_per_second"
-MEASURED = (SPEED, "train_seconds", "seconds_to_target")
+MEASURED = (SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target")
 """What a replay cannot reproduce."""
 THE_RECEIPT = "the receipt"
 

@@ -73,5 +73,7 @@ def make_result(run: Run, state: State) -> RunResult:
         reduction=config.reduction,
         images_per_second=round(state.whole.images_per_second, 1),
         train_seconds=round(state.whole.seconds, 3),
+        test_seconds=round(state.test_seconds, 3),
+        bookkeeping_seconds=round(state.safety_seconds, 3),
         dataset=run.dataset_record,
     )

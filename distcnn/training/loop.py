@@ -194,10 +194,12 @@ class Loop:
         text = f"epoch {epoch}: train loss {meter.loss:.4f}"
         last, every = state.step == run.schedule.total_steps, run.config.eval_every_epochs
         if last or (every and epoch % every == 0):
+            start = time.perf_counter()
             try:
                 test = run.evaluation()
             except EvaluationStopped:
                 self._stop()  # before any line of this epoch: the resumed run does all of it
+            state.test_seconds += time.perf_counter() - start
             state.note_test(test)
             accuracy = test.correct / test.examples
             values |= {"test_loss": test.loss, "test_accuracy": accuracy}

@@ -74,6 +74,8 @@ class RunResult:
         num_shards, microbatch_size, seed, reduction: as configured.
         images_per_second: of all ranks together, over ``train_seconds``.
         train_seconds: that the steps took, without tests and checkpoints.
+        test_seconds: that the tests took.
+        bookkeeping_seconds: that hashes, ledger and checkpoints took beside the steps.
         dataset: the image set.
         output: the run directory; empty where nothing was written.
         network: the trained network, for prediction: of a result that ``Trainer.fit`` returned.
@@ -102,6 +104,8 @@ class RunResult:
     reduction: str = ""
     images_per_second: float = 0.0
     train_seconds: float = 0.0
+    test_seconds: float = 0.0
+    bookkeeping_seconds: float = 0.0
     dataset: DatasetRecord
     output: str = ""
     network: Network | None = field(default=None, repr=False, compare=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,10 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.config import FREE, Config, as_flag
 from distcnn.config_parsing import Request
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError
 from distcnn.system.files import explaining
+from distcnn.system.host import processor
 from distcnn.system.wording import counted
 from distcnn.training import results
 from distcnn.training.checkpointing import parse_checkpoint
@@ -227,6 +231,16 @@ def _carried(config: Config, point: ResumePoint | None) -> list[Checkpoint]:
     ]
 
 
+def machine_of(communicator: Communicator) -> dict[str, Any]:
+    """When and where a start or resume happens, for the receipt; a replay does not compare it."""
+    return {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "ranks_by_host": Counter(communicator.hosts),
+        "processor": processor(),
+        "mpi": communicator.description,
+    }
+
+
 def begin_recording(
     run: Run, path: Path, point: ResumePoint | None, report: Report, held: ExitStack
 ) -> RunDirectory:
@@ -257,6 +271,7 @@ def begin_recording(
         configuration=dataclasses.asdict(run.config),
         dataset=run.dataset_record.identity,
         software=run.software,
+        machine=machine_of(run.communicator),
         **({"model_sources": run.model_sources} if run.model_sources else {}),
     )
     return directory

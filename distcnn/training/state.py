@@ -57,6 +57,7 @@ class State:
     """The step after which ``test`` was made; -1 before the first."""
     safety_seconds: float = 0.0
     """Spent by the main thread on hashes, ledger and checkpoints."""
+    test_seconds: float = 0.0
     run_seconds: float = 0.0
     """Since the start of the first step, tests included; of a resumed run, the sum of its parts."""
     best_step: int | None = None

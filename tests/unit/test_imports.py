@@ -18,7 +18,7 @@ LAYERS = [
     {"fault_tolerance"},
     {"cli", "registry.py", "architecture.py"},
     {"models.py", "datasets"},
-    {"config.py"},
+    {"config.py", "score.py"},
     {"config_parsing.py", "network.py"},
     {"training"},
     {"profiling"},

@@ -166,10 +166,16 @@ def test_a_users_own_layer_is_not_imported_without_trust(
 
 
 def test_only_a_run_is_accepted(tmp_path: Path) -> None:
-    with pytest.raises(dc.InputError, match=r"weights\.h5 cannot be read"):
+    with pytest.raises(dc.InputError, match=r"not a run directory.*weights\.h5"):
         dc.load(tmp_path)
     (tmp_path / "weights.h5").write_bytes(b"nonsense")
-    with pytest.raises(dc.InputError, match="damaged"):
+    with pytest.raises(dc.InputError, match="not a network's weights, or damaged"):
+        dc.load(tmp_path)
+    with pytest.raises(dc.InputError, match="no such run"):
+        dc.load(tmp_path / "nothing")
+    (tmp_path / "weights.h5").unlink()
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(dc.InputError, match="has not finished"):
         dc.load(tmp_path)
 
 

@@ -56,6 +56,10 @@ class Progress:
         if self._bar is not None:
             self._bar.refresh()
 
+    def result(self, *lines: str) -> None:
+        """Print lines that are always wanted: how the run ended."""
+        Progress.say(self, *lines)
+
     def step(self, loss: float, images_per_second: float) -> None:
         """Count one more step."""
         if self._time_left:
@@ -92,6 +96,21 @@ class NoProgress(Progress):
     ) -> None: ...
 
     def say(self, *lines: str) -> None: ...
+
+    def result(self, *lines: str) -> None: ...
+
+    def interval(self, line: str) -> None: ...
+
+
+class QuietProgress(Progress):
+    """Prints warnings, notices and the result."""
+
+    def start(
+        self, total_steps: int, steps_taken: int = 0, time_left: TimeLeft | None = None
+    ) -> None: ...
+
+    def say(self, *lines: str) -> None:
+        super().say(*(line for line in lines if line.startswith(("warning", "notice"))))
 
     def interval(self, line: str) -> None: ...
 

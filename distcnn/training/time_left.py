@@ -34,7 +34,8 @@ def work_left(run: Run, state: State) -> float:
 
 def time_left(run: Run, state: State) -> TimeLeft:
     """The estimate for a run from ``state``, which the loop updates, to its end."""
-    return TimeLeft(lambda: work_left(run, state), bool(run.config.target_accuracy))
+    may_end_early = bool(run.config.target_accuracy or run.config.patience)
+    return TimeLeft(lambda: work_left(run, state), may_end_early)
 
 
 class TimeLeft:

@@ -12,6 +12,7 @@ import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS
 from distcnn.cli.command import EXIT_STOPPED, run_command
+from distcnn.cli.rank_warnings import RankWarnings
 from distcnn.config import Config, as_flag
 from distcnn.config_parsing import TARGET_DEFAULTS, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
@@ -21,6 +22,7 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.blas_threads import blas_description, blas_thread_count
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.spans import WRITE_METRICS, listening
 from distcnn.system.wording import counted, number_ranges
 from distcnn.training.details import details, phases_reported
 from distcnn.training.progress import NoProgress, Progress, QuietProgress
@@ -64,6 +66,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         progress.say(*headline(run, path, state, point))
         if request.verbose:
             progress.say(*details(run))
+        found.show()
 
     def trace(
         run: Run, state: State, location: Callable[[], str | Path]
@@ -75,7 +78,13 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     is_main, is_root = __name__ == "__main__", communicator.rank == 0
     signals = StopSignals(NAME, is_root, end_before_first_step, is_main)
     phases = phases_reported(progress.say) if request.verbose and is_root else nullcontext()
-    with signals, Watchdog(NAME, communicator) as watchdog, phases:
+    with (
+        RankWarnings(communicator, progress.say) as found,
+        listening(found, {WRITE_METRICS}),
+        signals,
+        Watchdog(NAME, communicator) as watchdog,
+        phases,
+    ):
         watchdog.timeout_seconds = request.given.get("stall_timeout", watchdog.timeout_seconds)
         outcome = Session(
             request,

@@ -134,9 +134,10 @@ def _add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -
     name, default, values = field.name, field.default, field.metadata["values"]
     text = field.metadata["help"].replace("%", "%%")
     if default is False:
-        section.add_argument(as_flag(name), action="store_true", help=text)
+        switch = argparse.BooleanOptionalAction if name in SETTINGS else "store_true"
+        section.add_argument(as_flag(name), action=switch, help=text)
         return
-    if name in SETTINGS and default != "":
+    if name in SETTINGS and default != "" and default is not False:
         text += f" (default {default})"
     if name in TARGET_DEFAULTS:
         text += f", {TARGET_DEFAULTS[name]} with --target-accuracy"

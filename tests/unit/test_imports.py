@@ -45,6 +45,7 @@ OWNERS = {
         "checkpoints/weights.py",
     },
     "matplotlib": {"plotting.py"},
+    "tensorboardX": {"training/tensorboard.py"},
     "torch": set(),
     "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},

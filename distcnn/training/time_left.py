@@ -14,22 +14,26 @@ RECENT_SECONDS = 60.0
 """Older speeds count less and less: after this time 1/e."""
 SECONDS_TO_MEASURE = 1.0
 """Nothing is estimated from less."""
+TESTS_AT_THE_END = 2
+"""With a validation set: of the last weights and of the best."""
 MOST_SLOWER = 20.0
 """A pause, such as of a suspended job, counts as work at this part of the speed before it."""
 
 
 def work_left(run: Run, state: State) -> float:
-    """What is left of the run, in steps; a test counts as the steps that take about as long."""
+    """What is left of the run, in steps; evaluations count as the steps that take about as long."""
     schedule, every = run.schedule, run.config.eval_every_epochs
     steps, total = schedule.steps_an_epoch, schedule.total_steps
     epochs, done = -(-total // steps), state.step // steps
     if state.epoch_end_pending:
         done = -(-state.step // steps) - 1
-    tests = epochs // every - done // every if every else 0
+    evaluations = epochs // every - done // every if every else 0
     if done < epochs and not (every and epochs % every == 0):
-        tests += 1  # after the last step, in any case
-    steps_a_test = run.dataset.examples["test"] / run.config.global_batch_size / FORWARDS_A_STEP
-    return total - state.step + tests * steps_a_test
+        evaluations += 1  # after the last step, in any case
+    examples = evaluations * (run.validation or run.evaluation).examples
+    if run.validation and done < epochs:
+        examples += TESTS_AT_THE_END * run.evaluation.examples
+    return total - state.step + examples / run.config.global_batch_size / FORWARDS_A_STEP
 
 
 def time_left(run: Run, state: State) -> TimeLeft:

@@ -105,6 +105,16 @@ def test_the_work_that_is_left_includes_tests(
     assert work_left(run, state) == pytest.approx(steps + tests * steps_a_test)
 
 
+def test_with_a_validation_set_the_test_set_comes_once_more_at_the_end(
+    image_set: MakeImageSet,
+) -> None:
+    run = prepare(image_set(), validation=24.0)  # 179 examples are left: 3 steps an epoch
+    examples = {0: 2 * 24 + 2 * 77, 3: 24 + 2 * 77, 6: 0}
+    for step, left in examples.items():
+        steps = 6 - step + left / 64 / FORWARDS_A_STEP
+        assert work_left(run, State(step=step)) == pytest.approx(steps)
+
+
 def test_the_work_shrinks_with_every_step_and_test(image_set: MakeImageSet) -> None:
     loop = loop_of(prepare(image_set()))
     left = [work_left(loop.run, loop.state)]

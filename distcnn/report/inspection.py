@@ -74,6 +74,8 @@ class Inspection:
     mistakes: tuple[tuple[Mistake, Picture], ...] = ()
     example: Picture | None = None
     example_note: str = ""
+    same_as: str = ""
+    """The label of another run with the same weights, of which the rest is shown."""
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -86,8 +88,13 @@ class Inspection:
         return Table("The layers in order", ("layer", "kind", "output", "parameters"), rows)
 
 
-def inspect(run: RunRecords, data: str | None, trusted: bool) -> Inspection:
-    """Look at the last weights of ``run``, and test them on ``data``, by default its own set."""
+def inspect(
+    run: RunRecords, data: str | None, trusted: bool, others: Mapping[str, Inspection]
+) -> Inspection:
+    """Look at the last weights of ``run``, and test them on ``data``, by default its own set.
+
+    ``others``, by label, are those before it: the same weights are not shown again.
+    """
     if run.result is None:
         return Inspection(missing={"network": "The run has not finished: it has no weights yet."})
     try:
@@ -98,6 +105,12 @@ def inspect(run: RunRecords, data: str | None, trusted: bool) -> Inspection:
                 np.concatenate([values.reshape(-1) for values in arrays.values()])
             ),
         )
+        for label, other in others.items():
+            if (other.weights_sha256, other.class_names) == (
+                found.weights_sha256,
+                found.class_names,
+            ):
+                return replace(found, same_as=other.same_as or label)
         filters, note = first_filters(arrays, tuple(about["image_shape"]))
         found = replace(found, filters=filters, filters_note=note)
     except (InputError, LookupError, TypeError, ValueError) as error:

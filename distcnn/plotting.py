@@ -75,6 +75,14 @@ def tidy(axes: Axes, title: str = "", frame: str = "left bottom", grid: str = ""
         axes.grid(axis=grid, alpha=0.25)
 
 
+def image(axes: Axes, pixels: Any) -> None:
+    """Show uint8 pixels (H, W, C): in color for 3 or 4 channels, else the first one in gray."""
+    gray = pixels.shape[-1] not in (3, 4)
+    axes.imshow(
+        pixels[..., 0] if gray else pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest"
+    )
+
+
 def log_ticks(axes: Axes, form: str = ",.0f") -> None:
     """Make the y axis logarithmic, with round numbers written out in the format ``form``."""
     from matplotlib.ticker import LogLocator, NullLocator

@@ -33,7 +33,7 @@ class Callback:
 
     def on_epoch(self, metrics: Mapping[str, Any]) -> None:
         """An epoch is over: step, epoch, train_loss, train_accuracy, images_per_second and, where
-        it was tested, test_loss and test_accuracy.
+        it was evaluated, validation_loss and validation_accuracy, test_loss and test_accuracy.
         """
 
     def on_end(self, result: RunResult) -> None:

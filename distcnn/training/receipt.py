@@ -19,6 +19,7 @@ TABLES = {
     "dataset": object,
     "software": object,
     "machine": object,
+    "initial_weights": str,
     "parameters": str,
     "model_sources": str,
 }

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, CheckpointWriter
-from distcnn.checkpoints.weights import BEST_WEIGHTS, Arrays, encode_weights
+from distcnn.checkpoints.weights import BEST_WEIGHTS, INITIAL_WEIGHTS, Arrays, encode_weights
 from distcnn.checkpoints.writer import DISK_IS_FULL, with_room
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Parameters
-from distcnn.system.files import explaining, remove_temporary_files
+from distcnn.system.files import explaining, remove_temporary_files, write_atomically
 from distcnn.training import results, run_files
 from distcnn.training.checkpointing import RunRecorder, make_checkpoint
 from distcnn.training.ledger import Entry
@@ -38,8 +38,16 @@ class RunDirectory(RunRecorder):
 
     location: Path
 
-    def __init__(self, path: Path, config: Config, report: Report, held: ExitStack) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        report: Report,
+        held: ExitStack,
+        initial_weights: bytes = b"",
+    ) -> None:
         self._config, self._report, self._held = config, report, held
+        self._initial_weights = initial_weights
         self._move_to(path)
         self._best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
@@ -79,9 +87,7 @@ class RunDirectory(RunRecorder):
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
         weights = parameters.named()
-        last = encode_weights(
-            weights, results.weights_attributes(result, result.steps, result.test_accuracy)
-        )
+        last = encode_weights(weights, results.weights_attributes(result))
 
         def write() -> None:
             for file in self._files:
@@ -118,7 +124,7 @@ class RunDirectory(RunRecorder):
                     f" best, cannot be read ({error})"
                 )
                 return None
-        attributes = results.weights_attributes(result, step, result.best_test_accuracy)
+        attributes = results.weights_attributes(result, best=True)
         return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:
@@ -138,6 +144,9 @@ class RunDirectory(RunRecorder):
         flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
         self.location, self._descriptor = path, os.open(path, flags)
         self._held.callback(os.close, self._descriptor)
+        if self._initial_weights:
+            with explaining(f"{path} cannot be written", "free some space, or fix that"):
+                write_atomically(path / INITIAL_WEIGHTS, self._initial_weights)
 
     def _is(self, path: Path) -> bool:
         with suppress(OSError):

@@ -25,6 +25,7 @@ from distcnn.training.results import RunResult
 from distcnn.training.resume import ResumePoint, begin_recording, open_directory
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
+from distcnn.training.selection import best_weights
 from distcnn.training.setup import Components, Run, prepare_run
 from distcnn.training.state import State
 from distcnn.user_code import require_outside
@@ -102,7 +103,13 @@ class Session:
             return (signals.requested if signals else None) or callbacks.problem
 
         run = prepare_run(
-            config, communicator, progress.say, self.components, self.images, stop_request
+            config,
+            communicator,
+            progress.say,
+            self.components,
+            self.images,
+            stop_request,
+            Path(request.resume) if request.resume else None,
         )
         if point and (result := point.result):
             together(communicator, lambda: check_dataset(result.dataset, run))
@@ -118,6 +125,7 @@ class Session:
             on_root(
                 communicator, lambda: resume.check_model(point, sources, accepted, progress.say)
             )
+            on_root(communicator, lambda: resume.check_initial_weights(point, run.initial))
         return self._take_steps(run, point, callbacks, held)
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:
@@ -137,10 +145,11 @@ class Session:
     ) -> Outcome:
         communicator, progress = run.communicator, self.progress
         checkpoint = point.checkpoint if point else None
-        state = State(world_size=communicator.world_size)
-        if checkpoint:
+        state, best = State(world_size=communicator.world_size), None
+        if point and checkpoint:
             with Span(RESTORE):
                 state = together(communicator, lambda: restore_checkpoint(run, checkpoint))
+                best = best_weights(run, state, CheckpointStore(point.directory / CHECKPOINTS))
         path, recorder = None, RunRecorder()
         if self.writes:
             making = self.signals.making_run() if self.signals else nullcontext()
@@ -162,7 +171,7 @@ class Session:
             traced = self.trace(run, state, lambda: recorder.location or path)
         try:
             with traced:
-                result = Loop(run, state, recorder, progress, callbacks).train()
+                result = Loop(run, state, recorder, progress, callbacks, best).train()
         finally:
             progress.close()
         callbacks.call("on_end", result)

@@ -18,8 +18,10 @@ from tests.support.full_pipe import full_pipe
 
 MODULES = [
     "train",
+    "evaluate",
     "verify",
     "report",
+    "convert",
     "benchmark",
     "scaling",
     "scaling.interconnect_test",

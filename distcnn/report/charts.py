@@ -164,7 +164,7 @@ def _curves(title: str, lines: Sequence[Line], many: bool) -> Chart:
     if title == "Speed":
         axes.set_ylim(bottom=0)
     _style(axes, "both", "step")
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+    axes.xaxis.get_major_locator().set_params(integer=True, nbins=6, min_n_ticks=1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     told = [
         f"{line.name} from {format(line.curve[0][1], form)} at step {line.curve[0][0]:,} to"

@@ -83,8 +83,7 @@ def mean_steps(events: Sequence[TraceEvent]) -> dict[str, dict[str, float]]:
         steps = sum(event["name"] == STEP for event in own)
         if steps:
             sums = _exclusive(sorted(own, key=lambda event: (event["ts"], -event["dur"])))
-            parts = {word: sums[word] / steps / 1000 for word in COLOURS if sums[word] > 0}
-            rows[f"rank {pid}"] = parts
+            rows[f"rank {pid}"] = {word: sums[word] / steps / 1000 for word in COLOURS}
     return rows
 
 

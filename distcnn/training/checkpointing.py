@@ -138,7 +138,7 @@ def restore_checkpoint(run: Run, checkpoint: Checkpoint) -> State:
     parsed = parse_checkpoint(checkpoint)
     check_dataset(parsed.dataset, run)
     updater, ledger = run.training_step.updater, run.training_step.ledger
-    vectors = {folder: _stored_vector(run, checkpoint, folder) for folder in _vectors(run)}
+    vectors = {folder: stored_vector(run, checkpoint, folder) for folder in _vectors(run)}
     run.parameters.values[...] = vectors["weights"]
     updater.restore(
         {name: vectors[f"optimizer/{name}"] for name in updater.state},
@@ -170,7 +170,7 @@ def check_dataset(recorded: DatasetRecord, run: Run) -> None:
         )
 
 
-def _stored_vector(run: Run, checkpoint: Checkpoint, folder: str) -> NDArray[np.float32]:
+def stored_vector(run: Run, checkpoint: Checkpoint, folder: str) -> NDArray[np.float32]:
     """The flat vector whose named parts are in ``folder``, if they are those of the network."""
     vector = np.empty_like(run.parameters.values)
     views, stored = run.parameters.named(vector), checkpoint.folder(folder)

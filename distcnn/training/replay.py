@@ -24,6 +24,7 @@ from distcnn.training.receipt import Line, Receipt, read_receipt
 from distcnn.training.results import RECEIPT, RESULT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report
+from distcnn.training.selection import best_weights
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from distcnn.user_code import compare_sources, require_outside, require_trust
@@ -71,9 +72,10 @@ def replay(
     _compare_data(receipt, run)
     _compare_initial_weights(receipt, run)
     warn_of_changes(receipt, run, say)
-    state = State()
+    state, best = State(), None
     if checkpoint:
         state = together(communicator, lambda: restore_checkpoint(run, checkpoint))
+        best = best_weights(run, state, CheckpointStore(directory / CHECKPOINTS))
     if problem:
         raise Different(problem)
     say(
@@ -85,7 +87,7 @@ def replay(
         if text := difference(line, found, THE_RECEIPT):
             raise Different(f"step {state.step}, in its checkpoint: {text}")
     comparison = Comparison(receipt, state.step - state.epoch_end_pending, last, metrics)
-    loop = Loop(run, state, comparison)
+    loop = Loop(run, state, comparison, best=best)
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
     try:
         follow(loop, receipt, last, data, end_epoch=bool(at_end & {"weights", "epoch"}))

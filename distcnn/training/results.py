@@ -33,6 +33,16 @@ ALL_FILES = (
 IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
 
 
+OPTIONAL = (
+    "validation_examples",
+    "validation_loss",
+    "validation_accuracy",
+    "best_validation_accuracy",
+    "stopped_early",
+)
+"""What ``result.json`` has only where it is not None."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
     """The image set of a run, as its result records it.
@@ -52,12 +62,17 @@ class DatasetRecord:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     train_examples: int
+    """Without those that are held out for validation."""
     test_examples: int = 0
+    validation_examples: int | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What does not change when the file moves, for checkpoints and the receipt."""
-        return {name: getattr(self, name) for name in IDENTITY}
+        values = {name: getattr(self, name) for name in IDENTITY}
+        if self.validation_examples is not None:
+            values["validation_examples"] = self.validation_examples
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +84,19 @@ class RunResult:
         architecture: the network as text (``distcnn.architecture``); empty where text cannot tell
             it.
         parameters: the number of parameters.
-        test_accuracy, test_correct, test_loss: of the last test, after the last step.
+        test_accuracy, test_correct, test_loss: after the last step.
         test_examples: in the test set.
         train_loss: over the last epoch, or the part of it that was trained.
         params_sha256: the hash of the last weights, equal for equal bits.
         epochs: complete ones; a last partial epoch is not counted.
         steps: all that were taken.
-        best_step: the step after which the test accuracy was best, the first of equals.
-        best_test_accuracy: after ``best_step``.
+        best_step: the step after which the accuracy on the validation set was best, or without one
+            on the test set: the first of equals.
+        best_test_accuracy: after ``best_step``; 0 if the weights were lost before they were tested.
+        validation_examples: in the validation set; this and the next three are None without one.
+        validation_loss, validation_accuracy: after the last step.
+        best_validation_accuracy: after ``best_step``.
+        stopped_early: whether ``patience`` ended the run; None without it.
         target_accuracy, target_reached: None without a target.
         seconds_to_target: from the start of the first step, tests included; None if not reached.
         world_size: the ranks that the run began on.
@@ -103,6 +123,11 @@ class RunResult:
     steps: int
     best_step: int
     best_test_accuracy: float = 0.0
+    validation_examples: int | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    best_validation_accuracy: float | None = None
+    stopped_early: bool | None = None
     target_accuracy: float | None = None
     target_reached: bool | None = None
     seconds_to_target: float | None = None
@@ -126,8 +151,27 @@ class RunResult:
             left_out.add("architecture")
         if self.target_accuracy is None:
             left_out |= {"target_accuracy", "target_reached", "seconds_to_target"}
+        left_out |= {name for name in OPTIONAL if getattr(self, name) is None}
         values = to_json(dataclasses.replace(self, network=None))
+        if self.dataset.validation_examples is None:
+            del values["dataset"]["validation_examples"]
         return {name: value for name, value in values.items() if name not in left_out}
+
+    @property
+    def choosing_accuracy(self) -> float:
+        """After the last step, on the set that chooses: ``choosing_split``."""
+        return self.test_accuracy if self.validation_accuracy is None else self.validation_accuracy
+
+    @property
+    def best_choosing_accuracy(self) -> float:
+        """After ``best_step``, on the set that chooses."""
+        best = self.best_validation_accuracy
+        return self.best_test_accuracy if best is None else best
+
+    @property
+    def choosing_split(self) -> str:
+        """The set that chooses the best weights and ends runs: "validation", else "test"."""
+        return "test" if self.validation_accuracy is None else "validation"
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunResult:
@@ -135,13 +179,18 @@ class RunResult:
         return from_json(cls, {**values, "output": "", "network": None})
 
 
-def weights_attributes(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
-    """The attributes of a file with the weights of ``step``, which had ``test_accuracy``."""
-    dataset = to_json(result.dataset)
+def weights_attributes(result: RunResult, best: bool = False) -> dict[str, Any]:
+    """The attributes of the file with the last weights, or with the ``best``."""
+    dataset, validation_accuracy = to_json(result.dataset), result.validation_accuracy
+    step, test_accuracy = result.steps, result.test_accuracy
+    if best:
+        step, test_accuracy = result.best_step, result.best_test_accuracy
+        validation_accuracy = result.best_validation_accuracy
     return {
         "model": result.model,
         "step": step,
         "test_accuracy": test_accuracy,
+        **({} if validation_accuracy is None else {"validation_accuracy": validation_accuracy}),
         **{name: dataset[name] for name in ("image_shape", "mean", "std", "class_names")},
         "microbatch_size": result.microbatch_size,
         **({"architecture": result.architecture} if result.architecture else {}),

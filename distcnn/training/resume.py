@@ -52,7 +52,7 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     directory, in_place = existing_run(request.resume), is_in_place(request)
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
-    result = _finished_result(directory, config, report, checkpoint)
+    result = _finished_result(directory, stored, config, report, checkpoint)
     if result is None or "data" in request.given:  # otherwise nothing is imported
         require_trust(config.own_code, directory, request.given, request.trust_model)
     if checkpoint and result is None:
@@ -115,8 +115,9 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     if contradicting := _contradictions(stored, request.given):
         raise InputError(
             f"--resume: the run in {directory} has other settings: {contradicting}:"
-            " leave them out, or start a new run (only these may change: epochs, max_steps, output,"
-            " how often to log, test and save, time-outs, tracing, the path of the same data)"
+            " leave them out, or start a new run (only these may change: epochs, max_steps,"
+            " patience, target_accuracy, output, how often to log, test and save, time-outs,"
+            " tracing, the path of the same data)"
         )
     here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})
@@ -132,7 +133,7 @@ def _contradictions(stored: Config, given: dict[str, Any]) -> str:
 
 
 def _finished_result(
-    directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
+    directory: Path, stored: Config, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
     """The result of a run that is finished under ``config`` and has intact files; else None."""
     if not os.path.lexists(directory / results.RESULT):
@@ -143,8 +144,9 @@ def _finished_result(
         damage = str(error)
     if not damage:
         total_steps = RunSchedule(config, result.dataset.train_examples).total_steps
-        reached = 0 < config.target_accuracy <= result.test_accuracy and result.steps < total_steps
-        if reached or result.steps == total_steps:
+        reached = 0 < config.target_accuracy <= result.choosing_accuracy
+        stopped = result.stopped_early and config.patience == stored.patience
+        if result.steps == total_steps or (result.steps < total_steps and (reached or stopped)):
             return result
     if checkpoint is None:
         raise InputError(

@@ -53,8 +53,9 @@ class RunDirectory(RunRecorder):
         """The best weights and their step; a resumed run has them in a checkpoint only."""
         self.metrics = LineLog(results.METRICS, self.locate, report)
         self.receipt = LineLog(results.RECEIPT, self.locate, report)
-        validates = bool(getattr(config, "validation", ""))
-        columns = [name for name in COLUMNS if validates or not name.startswith("validation_")]
+        columns = [
+            name for name in COLUMNS if config.validation or not name.startswith("validation_")
+        ]
         self._table = MetricsTable(results.METRICS_TABLE, self.locate, report, columns)
         self._files = self.metrics, self._table, self.receipt
         self._writer = CheckpointWriter(
@@ -87,9 +88,7 @@ class RunDirectory(RunRecorder):
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
         weights = parameters.named()
-        last = encode_weights(
-            weights, results.weights_attributes(result, result.steps, result.test_accuracy)
-        )
+        last = encode_weights(weights, results.weights_attributes(result))
 
         def write() -> None:
             for file in self._files:
@@ -126,7 +125,7 @@ class RunDirectory(RunRecorder):
                     f" best, cannot be read ({error})"
                 )
                 return None
-        attributes = results.weights_attributes(result, step, result.best_test_accuracy)
+        attributes = results.weights_attributes(result, best=True)
         return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:

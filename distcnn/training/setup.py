@@ -13,7 +13,8 @@ import numpy as np
 
 from distcnn import spans
 from distcnn.config import Config
-from distcnn.datasets import Dataset, DatasetInfo, Microbatch
+from distcnn.datasets import Dataset, DatasetInfo, Microbatch, Part
+from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.datasets.normalisation import Normalisation
 from distcnn.distributed import Communicator, blas_threads, shards_of_rank, together
 from distcnn.errors import InputError
@@ -28,7 +29,7 @@ from distcnn.system.host import oversubscription, threads_for_each, usable_cores
 from distcnn.system.wording import counted
 from distcnn.training import consistency
 from distcnn.training.advice import require_enough_examples
-from distcnn.training.data import open_data, open_file, record_of, survey
+from distcnn.training.data import held_out, open_data, open_file, record_of, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.initial import (
     InitialWeights,
@@ -77,6 +78,9 @@ class Run:
     parameters: Parameters
     training_step: TrainingStep
     evaluation: Evaluation
+    """On the test set."""
+    validation: Evaluation | None
+    """On the validation set, where one is held out."""
     dataset_record: DatasetRecord
     """What is recorded of the image set."""
     software: dict[str, str]
@@ -118,6 +122,8 @@ def prepare_run(
         sha256 = images.content_sha256() if communicator.world_size > 1 else ""
         infos = communicator.allgather(replace(info, sha256=info.sha256 or sha256))
         together(communicator, lambda: consistency.check_same_data(infos))
+        dataset = held_out(images, info, config, communicator)
+        info = dataset.read_info() if config.validation else info
         together(communicator, lambda: require_enough_examples(config, info.examples["train"]))
     name, shape, size = config.model, info.image_shape, config.microbatch_size
     with Span(spans.BUILD_NETWORK):
@@ -133,7 +139,7 @@ def prepare_run(
         )
         frozen = together(communicator, lambda: frozen_parameters(plan.parameters, config.freeze))
     with Span(spans.SURVEY_DATA):
-        data = open_data(images, info, config, communicator, own_shards)
+        data = open_data(dataset, info, config, communicator, own_shards)
         content = survey(data, info, size, communicator)
     of_data = Normalisation(content.mean, tuple(std if std > 0 else 1.0 for std in content.std))
     used = together(communicator, lambda: normalisation_of(config, initial, of_data, report))
@@ -153,8 +159,11 @@ def prepare_run(
             config, communicator, lane, make_lane, loss, updater, data.shards, stop_request
         )
     blocks = FORWARDS_A_STEP * -(-config.num_shards // communicator.world_size)
-    tests = info.examples["test"]
-    evaluation = Evaluation(lane, loss, data.test, tests, communicator, blocks, stop_request)
+
+    def evaluation_of(split: str, part: Part) -> Evaluation:
+        count = info.examples[split]
+        return Evaluation(lane, loss, part, count, communicator, blocks, stop_request, split)
+
     with Span(spans.COMPARE_RANKS):
         dataset_record = replace(record_of(info, content, communicator), **vars(used))
         for remark in content.remarks:
@@ -170,7 +179,8 @@ def prepare_run(
         model=plan.model,
         parameters=plan.parameters,
         training_step=training_step,
-        evaluation=evaluation,
+        evaluation=evaluation_of("test", data.test),
+        validation=evaluation_of(VALIDATION, data.validation) if data.validation else None,
         dataset_record=dataset_record,
         software=software,
         model_sources=sources,

@@ -137,6 +137,8 @@ class Trainer:
         epochs: int = 3,
         max_steps: int = 0,
         target_accuracy: float = 0.0,
+        validation: float = 0.0,
+        patience: int = 0,
         output: str | Path | None = None,
         resume: bool | str | Path = False,
         callbacks: Sequence[Callback] = (),
@@ -163,7 +165,11 @@ class Trainer:
                 integers (N,).
             epochs: passes over the training set.
             max_steps: stop early after this many steps; the schedule is unchanged. 0: no limit.
-            target_accuracy: stop at the first test that reaches this fraction. 0: no target.
+            target_accuracy: stop at the first evaluation that reaches this fraction. 0: no target.
+            validation: hold out this part of the training set, a fraction below 1 or a number of
+                examples. It then chooses the best weights, and ends the run by ``target_accuracy``
+                and ``patience``; the test set is used once, at the end. 0: the test set chooses.
+            patience: stop after this many evaluations without a better accuracy. 0: never.
             output: the run directory, without a run yet; None to write nothing.
             resume: True to continue the run in ``output`` if there is one; or the directory of a
                 run to continue. The trainer must be one of the same arguments.
@@ -173,7 +179,7 @@ class Trainer:
             keep: number of checkpoints to keep, in addition to the best one.
             check_every: steps between comparisons of the weights over all ranks.
             log_every: steps between lines of metrics.
-            eval_every_epochs: epochs between tests; 0: at the end only.
+            eval_every_epochs: epochs between evaluations; 0: at the end only.
             accept_changed_model: resume although the source of your own code has changed.
             stall_timeout: seconds without progress after which **all ranks' processes are ended**
                 with a report; 0: never.
@@ -191,6 +197,7 @@ class Trainer:
             Stopped: on all ranks, for a signal, with ``handle_signals``.
         """
         end = {"epochs": epochs, "max_steps": max_steps, "target_accuracy": target_accuracy}
+        end |= {"validation": validation, "patience": patience}
         kept = {"checkpoint_every": checkpoint_every, "keep": keep, "check_every": check_every}
         logs = {"log_every": log_every, "eval_every_epochs": eval_every_epochs}
         host = {"data_memory": data_memory, "stall_timeout": stall_timeout}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from distcnn import report, train, verify
+from distcnn import train, verify
 from distcnn.benchmark.__main__ import main as benchmark
+from distcnn.report import __main__ as report
 from distcnn.scaling.__main__ import main as scaling
 
 Main = Callable[[Sequence[str]], int]

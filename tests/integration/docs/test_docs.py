@@ -67,7 +67,7 @@ def test_commands_and_their_flags_exist(page: Path) -> None:
 def test_flags_in_the_text_exist(page: Path) -> None:
     if page.parent.name == "launch":
         pytest.skip("it names many flags of launchers and schedulers")
-    modules = ["train", "export", "verify", "report", "benchmark", "scaling", "doctor"]
+    modules = ["train", "evaluate", "export", "verify", "report", "benchmark", "scaling", "doctor"]
     scripts = [f"data/{path.name}" for path in (ROOT / "data").glob("*.py")]
     known = {"--help", *OF_OTHERS}.union(
         *map(flags_of, [*(f"-m distcnn.{name}" for name in modules), *scripts])

@@ -19,8 +19,10 @@ from tests.support.full_pipe import full_pipe
 MODULES = [
     "train",
     "export",
+    "evaluate",
     "verify",
     "report",
+    "convert",
     "benchmark",
     "scaling",
     "scaling.interconnect_test",

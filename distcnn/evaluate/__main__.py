@@ -1,0 +1,97 @@
+"""Evaluate a trained network: ``python -m distcnn.evaluate RUN_DIR``, or under ``mpirun -n 2``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import distcnn.cli.start
+import distcnn.system.rank0_imports  # noqa: F401
+from distcnn.cli.command import run_command
+from distcnn.cli.parser import Parser
+from distcnn.distributed import Communicator, on_root
+from distcnn.errors import InputError
+from distcnn.evaluate.evaluation import evaluate
+from distcnn.evaluate.output import as_json, as_text, draw_mistakes
+from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.plotting import require_matplotlib
+from distcnn.system.console import say_all, tell
+from distcnn.user_code import TRUST_FLAG
+
+NAME = "distcnn.evaluate"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command(NAME, lambda: make_parser().print_help(), evaluate_command, arguments)
+
+
+def make_parser() -> Parser:
+    """The command's flags."""
+    parser = Parser(
+        prog="python -m distcnn.evaluate",
+        description=(
+            "Evaluate the network of a finished run: accuracy with its 95 % confidence interval"
+            " (Wilson), loss (mean cross-entropy), precision, recall and F1 of each class, the"
+            " confusion matrix and the worst mistakes. Alone or under a launcher, the output is the"
+            " same on any number of ranks."
+        ),
+    )
+    data = "the image set (default: the run's own); its classes must be the network's"
+    split = "which part of it (default: test)"
+    weights = "of the last step, or of the best accuracy (default: last)"
+    picture = "draw the worst mistakes (needs matplotlib)"
+    trust = "import the module that the run names for its layers, and run its code"
+    add = parser.add_argument
+    add("run", metavar="RUN_DIR", help="run directory of distcnn.train, or a weights.h5 in one")
+    add("--data", metavar="FILE.h5", help=data)
+    add("--split", choices=("test", "train"), default="test", help=split)
+    add("--weights", choices=("last", "best"), default="last", help=weights)
+    add("--picture", metavar="FILE.png", help=picture)
+    add("--json", action="store_true", help="print all results as one JSON document")
+    add(TRUST_FLAG, action="store_true", help=trust)
+    return parser
+
+
+def evaluate_command(communicator: Communicator, arguments: Sequence[str]) -> None:
+    """Evaluate, print the results, draw the picture."""
+    args = on_root(communicator, lambda: parse(arguments))
+    with Watchdog(NAME, communicator):
+        found = evaluate(
+            communicator,
+            args.run,
+            data=args.data,
+            split=args.split,
+            weights=args.weights,
+            trust_model=args.trust_model,
+        )
+
+    def show() -> None:
+        for notice in found.notices:
+            tell(f"notice: {notice}")
+        say_all([as_json(found)] if args.json else as_text(found))
+        if args.picture:
+            draw_mistakes(found, args.picture)
+            tell(f"picture in {args.picture}")
+
+    on_root(communicator, show)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags; ``InputError`` names what is wrong."""
+    args: argparse.Namespace = make_parser().parse_args(arguments)
+    if args.picture:
+        require_matplotlib()
+        if not Path(args.picture).parent.is_dir():  # now, rather than after the evaluation
+            raise InputError(
+                f"--picture: no such folder: {Path(args.picture).parent}: create it, or name"
+                " another file"
+            )
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""A run's network on an image set: read in pieces, shared by all ranks, the same on any number."""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distcnn.config import Config
+from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset
+from distcnn.datasets.examples import piece_size, pieces_of
+from distcnn.distributed import Communicator, on_root, together
+from distcnn.errors import InputError
+from distcnn.network import Network, load, weights_file
+from distcnn.score import Score, Tally
+from distcnn.system.wording import counted, first_few
+from distcnn.training.data import content_sha256
+from distcnn.training.evaluation import examples_of_rank, num_blocks
+from distcnn.training.results import RESULT, DatasetRecord, read_result
+from distcnn.training.run_files import read_config
+
+MOST_BYTES_TO_HASH = 2**34
+"""Of an image set that is compared with the run's by its whole content: a minute or so."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Where a ``score`` is from.
+
+    ``is_runs_own`` says whether the image set is that of the run; None if that is not known.
+    ``notices`` are lines for the user.
+    """
+
+    run: str
+    weights: str
+    data: str
+    split: str
+    is_runs_own: bool | None
+    class_names: tuple[str, ...]
+    score: Score
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a run directory says about its training and its image set."""
+
+    config: Config
+    dataset: DatasetRecord
+
+
+def evaluate(
+    communicator: Communicator,
+    run: str,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    weights: Literal["last", "best"] = "last",
+    trust_model: bool = False,
+) -> Evaluated:
+    """Evaluate the network of ``run``; the same result on all ranks. Collective.
+
+    ``InputError`` on all ranks when something cannot be read, or does not fit the network.
+    """
+    network = together(communicator, lambda: load(run, weights=weights, trust_model=trust_model))
+    file, records = on_root(
+        communicator, lambda: read_records(weights_file(run, weights), of_file=data)
+    )
+    images = HDF5Dataset(file)
+    info = together(communicator, images.read_info)
+    together(communicator, lambda: require_fit(network, info))
+    tally = together(communicator, lambda: count(network, images, info, split, communicator))
+    tally.all_reduce(communicator)
+    is_own = is_same(images, info, records, communicator) if records else None
+    return Evaluated(
+        run=run,
+        weights=weights,
+        data=file,
+        split=split,
+        is_runs_own=is_own,
+        class_names=network.class_names,
+        score=tally.score(),
+        notices=tuple(notices_on(network, info, records, is_own)),
+    )
+
+
+def read_records(weights: Path, of_file: str | None) -> tuple[str, Records | None]:
+    """The image set to evaluate on, and the records beside the file of ``weights``.
+
+    ``of_file`` is the one that the user names; else it is the run's own.
+    """
+    run, records = weights.parent, None
+    with suppress(InputError):
+        records = Records(read_config(run), read_result(run).dataset)
+    if of_file:
+        return of_file, records
+    if not records or not records.dataset.path:
+        raise InputError(
+            f"{run} does not say where its image set is ({RESULT}): name one with --data FILE.h5"
+        )
+    path = records.dataset.path
+    if not Path(path).exists():
+        raise InputError(
+            f"{run} was trained on {path}, which is not there (seen from this folder): if it has"
+            " moved, name it with --data FILE.h5"
+        )
+    return path, records
+
+
+def require_fit(network: Network, info: DatasetInfo) -> None:
+    """``InputError`` unless the network can be evaluated on the image set."""
+    for what, ours, theirs, remedy in (
+        ("images of (channels, height, width)", network.image_shape, info.image_shape, "size"),
+        ("a number of classes of", len(network.class_names), info.classes, "number of classes"),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"{info.path} has {what} {theirs}, but the network was trained on {ours}: name an"
+                f" image set of that {remedy} with --data"
+            )
+
+
+def count(
+    network: Network, images: Dataset, info: DatasetInfo, split: str, communicator: Communicator
+) -> Tally:
+    """Count this rank's part of the examples, whole microbatches."""
+    size, examples = network.microbatch_size, info.examples[split]
+    tally = Tally(len(network.class_names), num_blocks(examples, size))
+    own = examples_of_rank(examples, size, communicator.world_size, communicator.rank)
+    with closing(images.open(info)) as reader:
+        for piece in pieces_of(own, piece_size(info, split, size)):
+            network.count(tally, *reader.load(split, piece), piece.start)
+    return tally
+
+
+def is_same(
+    images: Dataset, info: DatasetInfo, records: Records, communicator: Communicator
+) -> bool | None:
+    """Whether the image set is the run's, by its content; None if that cannot be told. Collective.
+
+    A very large one is compared only by the hash that it states.
+    """
+    record = records.dataset
+    recorded = record.train_examples, record.test_examples, record.sha256 or info.sha256
+    if recorded != (info.examples["train"], info.examples["test"], info.sha256 or record.sha256):
+        return False
+    if info.image_bytes * sum(info.examples.values()) > MOST_BYTES_TO_HASH:
+        return None if not info.sha256 else True
+    return content_sha256(images, info, records.config, communicator) == record.content_sha256
+
+
+def notices_on(
+    network: Network, info: DatasetInfo, records: Records | None, is_own: bool | None
+) -> list[str]:
+    """What the user should know about the image set."""
+    found = []
+    if is_own is None:
+        found.append(f"whether {info.path} is the image set of the run was not checked")
+    elif not is_own:
+        found.append(f"{info.path} is not the image set of the run: its content is another")
+    if info.class_names and info.class_names != network.class_names:
+        pairs = zip(network.class_names, info.class_names, strict=True)
+        differing = [f"'{ours}' is '{theirs}'" for ours, theirs in pairs if ours != theirs]
+        found.append(
+            f"{counted(len(differing), 'class')} of the network named otherwise in {info.path}"
+            f" (compared by their numbers): {first_few(differing)}"
+        )
+    if records and records.config.loss != "cross-entropy":
+        found.append(f"the run was trained with {records.config.loss}; the loss is cross-entropy")
+    return found

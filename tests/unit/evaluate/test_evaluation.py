@@ -1,0 +1,179 @@
+"""The network of a run on image sets: its own, another, one that does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+import distcnn as dc
+from distcnn.distributed import Communicator
+from distcnn.evaluate.__main__ import parse
+from distcnn.evaluate.evaluation import Evaluated, evaluate
+from distcnn.evaluate.output import as_json, as_text, confused_pairs, draw_mistakes
+from distcnn.score import Score
+from tests.conftest import MakeImageSet
+
+KEPT = ("config.toml", "result.json", "weights.h5", "weights-best.h5")
+
+
+def train(path: Path, output: Path, size: int = 8, **settings: object) -> dc.RunResult:
+    trainer = dc.Trainer("tutorial", num_shards=3, microbatch_size=size, **settings)  # type: ignore[arg-type]
+    return trainer.fit(path, epochs=2, output=output)
+
+
+@pytest.fixture(scope="module")
+def run(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train(image_set(), path, size=68)
+    return path
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """What one gives away of a run."""
+    path = tmp_path / "copy"
+    path.mkdir()
+    for name in KEPT:
+        shutil.copy(run / name, path)
+    return path
+
+
+def found(run: Path, data: Path | None = None, **options: str) -> Evaluated:
+    given = {"data": str(data)} if data else {}
+    with threadpool_limits(1):
+        return evaluate(Communicator(), str(run), **given, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 100])
+def test_the_runs_own_test_is_repeated_bit_for_bit(
+    size: int, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    result = train(image_set(), tmp_path / "run", size)
+    own = found(tmp_path / "run")
+    score = own.score
+    assert (score.correct, score.loss) == (result.test_correct, result.test_loss)
+    assert (score.examples, own.notices, own.is_runs_own) == (77, (), True)
+
+
+def test_best_weights_and_the_training_split(run: Path) -> None:
+    assert found(run, split="train").score.examples == 203
+    assert found(run, weights="best").score.examples == 77
+
+
+def test_a_file_of_weights_stands_for_its_run(run: Path) -> None:
+    assert found(run / "weights.h5").score.loss == found(run).score.loss
+
+
+def test_other_data_are_noticed(copy: Path, image_set: MakeImageSet, tmp_path: Path) -> None:
+    other = found(copy, image_set(train=203, test=78))
+    assert not other.is_runs_own
+    assert "not the image set of the run" in other.notices[0]
+    moved = Path(shutil.copy(image_set(), tmp_path / "moved.h5"))
+    assert found(copy, moved).is_runs_own
+    with h5py.File(moved, "r+") as file:
+        file["test/labels"][0] = (file["test/labels"][0] + 1) % 10
+        for name in ("sha256", "blocks_sha256"):  # as someone who means it would
+            file.attrs[name] = ""
+        file.attrs["class_names"] = [f"class {index}" for index in range(10)]
+    changed = found(copy, moved)
+    assert not changed.is_runs_own
+    assert "'0' is 'class 0'" in changed.notices[1]
+
+
+def test_a_set_that_does_not_fit_is_refused(copy: Path, image_set: MakeImageSet) -> None:
+    with pytest.raises(dc.InputError, match=r"\(1, 28, 28\).*size"):
+        found(copy, image_set(shape=(30, 28)))
+    with pytest.raises(dc.InputError, match=r"classes of 9.*10"):
+        found(copy, image_set(classes=9))
+
+
+def test_without_records_the_image_set_must_be_named(copy: Path, image_set: MakeImageSet) -> None:
+    (copy / "config.toml").unlink()
+    with pytest.raises(dc.InputError, match="--data"):
+        found(copy)
+    named = found(copy, image_set())
+    assert named.is_runs_own is None
+    assert "not checked" in named.notices[0]
+
+
+def test_an_image_set_that_has_moved_must_be_named(image_set: MakeImageSet, tmp_path: Path) -> None:
+    data = Path(shutil.copy(image_set(), tmp_path / "set.h5"))
+    train(data, tmp_path / "run")
+    data.unlink()
+    with pytest.raises(dc.InputError, match=r"trained on .*set\.h5.*--data"):
+        found(tmp_path / "run")
+
+
+def test_another_loss_is_noticed(image_set: MakeImageSet, tmp_path: Path) -> None:
+    train(
+        image_set(),
+        tmp_path / "run",
+        loss="squared-error",
+        optimizer=dc.optim.SGD(learning_rate=1e-4),
+    )
+    (notice,) = found(tmp_path / "run").notices
+    assert "squared-error" in notice
+
+
+# -- output
+
+
+def test_the_text_has_all_parts(run: Path) -> None:
+    lines = as_text(found(run))
+    assert lines[1].startswith("accuracy  0.")
+    rows = lines[lines.index("") + 1 :]
+    assert rows[0].split() == ["class", "images", "precision", "recall", "F1"]
+    assert len(rows[1].split()) == 5
+
+
+def test_many_classes_show_confusions_instead_of_a_matrix(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    train(image_set(classes=15, train=150), tmp_path / "run")
+    few = found(tmp_path / "run")
+    assert any(line.startswith("confusion matrix") for line in as_text(few))
+    named = Evaluated(**{**vars(few), "class_names": tuple(map(str, range(21)))})
+    confusion = np.zeros((21, 21), np.int64)
+    confusion[3, 20], confusion[7, 7], confusion[1, 0] = 5, 9, 2
+    score = Score(confusion, 0.5, ())
+    assert confused_pairs(score) == [(5, 3, 20), (2, 1, 0)]
+    lines = as_text(Evaluated(**{**vars(named), "score": score}))
+    assert [line.split() for line in lines[-2:]] == [["3", "20", "5"], ["1", "0", "2"]]
+
+
+def test_the_json_document_has_all_numbers(run: Path) -> None:
+    own = found(run)
+    document = json.loads(as_json(own))
+    assert document["confusion"] == own.score.confusion.tolist()
+    assert document["interval"] == list(own.score.interval)
+    assert len(document["classes"]) == 10
+    assert {"index", "label", "predicted", "probability", "loss"} == {
+        key for mistake in document["mistakes"] for key in mistake
+    }
+    assert len(document["mistakes"]) == min(100, 77 - own.score.correct) > 0
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 3), (28, 28, 2)])
+def test_the_picture_shows_the_worst(
+    shape: tuple[int, ...], image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    train(image_set(shape=shape), tmp_path / "run")
+    draw_mistakes(found(tmp_path / "run"), str(tmp_path / "worst.png"))
+    with pillow.open(tmp_path / "worst.png") as picture:
+        assert picture.width > 1000
+    with pytest.raises(dc.InputError, match="--picture"):
+        draw_mistakes(found(tmp_path / "run"), str(tmp_path / "no" / "worst.png"))
+
+
+def test_flags_are_checked_first(tmp_path: Path) -> None:
+    with pytest.raises(dc.InputError, match="no such folder"):
+        parse(["run", "--picture", str(tmp_path / "no" / "x.png")])
+    with pytest.raises(dc.InputError, match="--weights"):
+        parse(["run", "--weights", "first"])

@@ -172,10 +172,13 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
             values.size for name, values in run.parameters.named().items() if name in run.frozen
         ]
         lines.append(f"frozen   {', '.join(run.frozen)} ({counted(sum(sizes), 'parameter')})")
+    split = "test" if run.validation is None else "validation"
     if target := config.target_accuracy:
         defaults = " ".join(f"{as_flag(name)} {value}" for name, value in TARGET_DEFAULTS.items())
-        split = "test" if run.validation is None else "validation"
         lines.append(f"target   {split} accuracy {target:g}; the defaults with it: {defaults}")
+    if config.patience:
+        waits = f"{counted(config.patience, 'evaluation')} without a better {split} accuracy"
+        lines.append(f"patience {waits}")
     if (config.target_accuracy or config.patience) and run.validation is None:
         lines.append(
             "notice   the test set chooses when to stop and which weights are best, so its accuracy"

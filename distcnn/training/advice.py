@@ -90,7 +90,7 @@ def warnings_of(schedule: RunSchedule) -> Iterator[str]:
         yield "--gradient-limit has no effect with --reduction fast: leave it out"
     every = config.eval_every_epochs or config.epochs
     evaluations = -(-config.epochs // every)
-    if config.patience >= evaluations:
+    if config.patience and config.patience >= evaluations - 1:
         yield (
             f"--patience {config.patience} has no effect in a run of"
             f" {counted(evaluations, 'evaluation')}: give a smaller one, or more --epochs"

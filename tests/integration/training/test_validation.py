@@ -219,6 +219,25 @@ def test_a_lower_target_ends_a_run_that_was_not_tested_yet(
     assert "identical: steps 0 to" in verify(run, PYTHONPATH=stopping)
 
 
+def test_fewer_epochs_end_a_run_at_a_checkpoint_that_was_not_tested_yet(
+    copy: Path, patient: Path, stopping: str
+) -> None:
+    best = result(patient)["best_step"]
+    for name in ("result.json", "weights.h5", "weights-best.h5", "SHA256SUMS"):
+        (copy / name).unlink()
+    for step in store_of(copy).steps():
+        if step > best:
+            store_of(copy).path_of(step).unlink()
+    epochs = str(best // STEPS)
+    done = train(SERIAL, 1, "--resume", str(copy), "--epochs", epochs, PYTHONPATH=stopping)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = result(copy)
+    assert (found["steps"], found["best_step"]) == (best, best)
+    assert found["validation_accuracy"] == result(patient)["best_validation_accuracy"]
+    assert found["test_accuracy"] == result(patient)["best_test_accuracy"]
+    assert "identical: steps 0 to" in verify(copy, PYTHONPATH=stopping)
+
+
 # -- replayed, and damaged
 
 

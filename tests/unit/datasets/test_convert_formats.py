@@ -1,5 +1,5 @@
-"""``distcnn.convert`` on files that NumPy, SciPy, h5py, pyarrow, Pillow and csv wrote, in layouts of
-Keras, MedMNIST, EMNIST, Kaggle, CIFAR, SVHN, Coursera and Hugging Face: every pixel and label.
+"""``distcnn.convert`` on files that NumPy, SciPy, h5py, pyarrow, Pillow and csv wrote, in layouts
+of Keras, MedMNIST, EMNIST, Kaggle, CIFAR, SVHN, Coursera and Hugging Face: every pixel and label.
 """
 
 from __future__ import annotations

@@ -85,6 +85,8 @@ def test_a_ragged_end_is_not_worth_a_word() -> None:
         ({"optimizer": "adamw", "momentum": 0.5, "weight_decay": 0.1}, "--momentum"),
         ({"reduction": "fast", "gradient_limit": 2.0}, "--gradient-limit"),
         ({"trace_from": 3}, "--trace-from"),
+        ({"patience": 2}, "--patience"),
+        ({"patience": 1, "epochs": 9, "eval_every_epochs": 0}, "--patience"),
     ],
 )
 def test_flags_that_change_nothing_are_named(flags: dict[str, Any], flag: str) -> None:
@@ -98,6 +100,7 @@ def test_flags_that_change_nothing_are_named(flags: dict[str, Any], flag: str) -
         {"optimizer": "adamw", "weight_decay": 0.01},
         {"optimizer": "sgd", "momentum": 0.0},
         {"trace": 2, "trace_from": 3},
+        {"patience": 1},
     ],
 )
 def test_flags_that_mean_something_are_not(flags: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from distcnn import train
 from distcnn.datasets import HDF5Dataset
 from distcnn.datasets.examples import ExampleFile
 from distcnn.fault_tolerance.heartbeat import heartbeat
-from distcnn.training import consistency, loop, resume, session, setup
+from distcnn.training import consistency, loop, records, resume, session, setup
 from distcnn.training.run_directory import RunDirectory
 from tests.conftest import MakeImageSet, as_flags
 from tests.support.training_fixtures import Run, prepare
@@ -29,7 +29,7 @@ WORK = [
     (session, "restore_checkpoint", "restoring the checkpoint"),
     (session, "open_directory", "creating the run directory"),
     (loop, "close_epoch", "checking that the epoch used every example once"),
-    (loop, "compare_replicas", "hashing and comparing the weights"),
+    (records, "compare_replicas", "hashing and comparing the weights"),
     (RunDirectory, "add_metrics", "writing metrics and receipt"),
     (RunDirectory, "finish", "writing weights and results"),
 ]

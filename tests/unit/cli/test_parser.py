@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn import report, verify
+from distcnn import verify
 from distcnn.benchmark import __main__ as of_benchmark
 from distcnn.cli.parser import Parser, advice
 from distcnn.config_parsing import CONFIG_FLAGS, make_parser, parse_request
 from distcnn.datasets.commands import idx_command, images_command, mnist_command
 from distcnn.doctor.__main__ import make_parser as doctor_parser
 from distcnn.errors import InputError
+from distcnn.report import __main__ as report_command
 from distcnn.scaling import interconnect_test
 from distcnn.scaling import options as of_scaling
 
@@ -69,7 +70,7 @@ def test_every_flag_of_training_is_its_own_first_guess() -> None:
         (verify.make_parser(), "--from", "--from-step"),
         (interconnect_test.make_parser(), "--second", "--seconds"),
         (doctor_parser(), "--thread-per-rank", "--threads-per-rank"),
-        (report.make_parser(), "--out", "--output"),
+        (report_command.make_parser(), "--out", "--output"),
         (of_benchmark.make_parser(), "--turn", "--turns"),
         (of_scaling.make_parser(), "--rank", "--ranks"),
     ],

@@ -40,7 +40,7 @@ def headline(run: RunRecords) -> str:
         return f"This run has not finished. {done} Its test results come at the end."
     steps = f"{counted(result.steps, 'step')} ({counted(result.epochs, 'whole epoch')})"
     right = f"{result.test_correct:,} of {counted(result.test_examples, 'test image')}"
-    told = f"After {steps} the network puts {right} into the right class."
+    told = f"After {steps}, {right} are classified correctly."
     if result.best_step != result.steps:
         best = f"{result.best_test_accuracy:.2%} after step {result.best_step:,}"
         told += f" The best test was {best}: weights-best.h5 has those weights."

@@ -42,8 +42,13 @@ def headline(run: RunRecords) -> str:
     right = f"{result.test_correct:,} of {counted(result.test_examples, 'test image')}"
     told = f"After {steps}, {right} are classified correctly."
     if result.best_step != result.steps:
-        best = f"{result.best_test_accuracy:.2%} after step {result.best_step:,}"
-        told += f" The best test was {best}: weights-best.h5 has those weights."
+        which, best = "validation", result.best_validation_accuracy
+        if best is None:
+            which, best = "test", result.best_test_accuracy
+        told += (
+            f" The best {which} accuracy was {best:.2%}, after step {result.best_step:,}:"
+            " weights-best.h5 has those weights."
+        )
     return told
 
 

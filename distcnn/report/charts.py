@@ -24,6 +24,8 @@ WIDTH, HEIGHT = 5.0, 2.8
 FONT = 10.5
 MOST_POINTS, FEW_POINTS = 400, 12
 MOST_ROWS = 40
+LEAST_ON_LOG = 1e-30
+"""Losses beyond this or its inverse have a linear axis."""
 
 KINDS = {"training": 0, "validation": 2, "test": 1}
 """What a curve is about, and its colour where there is one run."""
@@ -157,7 +159,7 @@ def _curves(title: str, lines: Sequence[Line], many: bool) -> Chart:
         axes.plot(steps, values, color=colour, linewidth=1.6, **style)
     everything = [value for line in lines for _, value in line.curve]
     form = FORMATS[title]
-    if title == "Loss" and min(everything) > 0:
+    if title == "Loss" and LEAST_ON_LOG < min(everything) <= max(everything) < 1 / LEAST_ON_LOG:
         plotting.log_ticks(axes, "g")
     else:
         axes.yaxis.set_major_formatter(lambda value, _: _tick(value, title))

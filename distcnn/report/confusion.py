@@ -69,15 +69,15 @@ def note(result: RunResult | None, found: Inspection) -> str:
         which = f"{score.examples:,} of the {found.test_examples:,} test images"
     low, high = score.interval
     told = (
-        f"{which} were shown to the last weights for this page: {score.correct:,} were put into"
-        f" the right class, {score.accuracy:.2%} (95% confidence: {low:.2%} to {high:.2%})"
+        f"{which} were classified again for this page, with the last weights: {score.correct:,}"
+        f" correctly, {score.accuracy:.2%} (95% confidence interval {low:.2%} to {high:.2%})"
     )
     if found.of_other_data:
         return f"{told}. This is not the image set of the run: its SHA-256 is another."
     if score.examples < found.test_examples:
         return f"{told}."
     if score.correct == result.test_correct:
-        return f"{told}, exactly as many as the run recorded."
+        return f"{told}, as many as the run recorded."
     return (
         f"{told}. The run recorded {result.test_correct:,}: its data, software or processor differ"
         " from those here."
@@ -118,7 +118,7 @@ def confusions(score: Score, names: Sequence[str]) -> Table | None:
         )
         if count
     ]
-    header = ("true class", "taken for", "times", "share of the class")
+    header = ("true class", "predicted", "images", "share of the class")
     return Table("Most common confusions", header, rows, text_columns=True) if rows else None
 
 

@@ -40,10 +40,15 @@ def headline(run: RunRecords) -> str:
         return f"This run has not finished. {done} Its test results come at the end."
     steps = f"{counted(result.steps, 'step')} ({counted(result.epochs, 'whole epoch')})"
     right = f"{result.test_correct:,} of {counted(result.test_examples, 'test image')}"
-    told = f"After {steps} the network puts {right} into the right class."
+    told = f"After {steps}, {right} are classified correctly."
     if result.best_step != result.steps:
-        best = f"{result.best_test_accuracy:.2%} after step {result.best_step:,}"
-        told += f" The best test was {best}: weights-best.h5 has those weights."
+        which, best = "validation", result.best_validation_accuracy
+        if best is None:
+            which, best = "test", result.best_test_accuracy
+        told += (
+            f" The best {which} accuracy was {best:.2%}, after step {result.best_step:,}:"
+            " weights-best.h5 has those weights."
+        )
     return told
 
 

@@ -233,15 +233,15 @@ def _one_example(
     right = np.flatnonzero(probabilities.argmax(axis=1) == labels[: len(few)])
     index = int(right[0]) if len(right) else 0
     best = np.argsort(-probabilities[index], kind="stable")[:3]
-    guesses = ", ".join(f"{names[k]} {probabilities[index, k]:.1%}" for k in best)
+    guesses = ", ".join(f"{names[k]} ({probabilities[index, k]:.1%})" for k in best)
     outputs = network.activations(few[index : index + 1])
     drawn = [
         layer if isinstance(made, Flatten) else _drawn(layer, outputs[layer.name][0])
         for layer, made in zip(_described(network), network.model.layers, strict=True)
     ]
     return {
-        "example": picture(few[index], f"test example {index}, of class {names[labels[index]]}"),
-        "example_note": f"Of class {names[labels[index]]}. The network says: {guesses}.",
+        "example": picture(few[index], f"test image {index}, of class {names[labels[index]]}"),
+        "example_note": f"True class {names[labels[index]]}. Predicted: {guesses}.",
         "layers": tuple(drawn),
     }
 
@@ -268,7 +268,7 @@ def _drawn(layer: LayerView, output: NDArray[np.float32]) -> LayerView:
 
 def _told(mistake: Mistake, names: Sequence[str]) -> str:
     label, predicted = names[mistake.label], names[mistake.predicted]
-    return f"test example {mistake.index}: {label}, taken for {predicted}"
+    return f"test image {mistake.index}: {label}, taken for {predicted}"
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,0 +1,77 @@
+"""What is said of ledger, receipt and equal weights, and the command that repeats a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
+from distcnn.report.__main__ import main
+from distcnn.report.compared import agreement
+from distcnn.report.inspection import inspect
+from distcnn.report.proof import changed_flags, ledger
+from distcnn.report.records import RunRecords
+from tests.unit.report.conftest import MakeRecords
+
+
+def weights(step: int, sha256: str) -> dict[str, object]:
+    return {"kind": "weights", "step": step, "params_sha256": sha256}
+
+
+def epoch(step: int, examples: int, **more: object) -> dict[str, object]:
+    return {"kind": "epoch", "step": step, "examples": examples, **more}
+
+
+def test_the_ledger_counts_whole_epochs_alone(make_records: MakeRecords) -> None:
+    lines = [epoch(1, 8, order_sha256="x"), epoch(2, 8, order_sha256="y"), epoch(3, 5)]
+    told = " ".join(ledger(make_records("a", [*lines, weights(3, "z")], ranks=3)))
+    assert "8 training examples was used exactly once in each of 2 epochs" in told
+    assert "at step 3, used 5 examples" in told
+    assert "all ranks (3) were compared by hash 1 time" in told
+    assert "There is no receipt" in " ".join(ledger(make_records("b")))
+
+
+def test_runs_are_compared_step_by_step(make_records: MakeRecords) -> None:
+    one = make_records("a", [weights(1, "x"), weights(2, "y"), weights(3, "z")])
+    other = make_records("b", [weights(1, "x"), weights(3, "q")])
+    [told] = agreement([one, other])
+    assert "the same up to step 1, and different at step 3" in told
+    [told] = agreement([one, make_records("c", [weights(1, "x")])])
+    assert "the same weights, bit for bit" in told
+    assert agreement([one, make_records("d", [])]) == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Config(), Config(model="wide", seed=7), Config(target_accuracy=0.9, epochs=3, warmup_steps=0)],
+)
+def test_the_flags_repeat_the_configuration(config: Config) -> None:
+    assert parse_request(changed_flags(config)).config == config
+
+
+def test_a_run_is_looked_at_without_its_data(records: RunRecords, tmp_path: Path) -> None:
+    found = inspect(records, str(tmp_path / "none.h5"), False, {})
+    assert found.score is None
+    assert "none.h5" in found.missing["test"]
+    assert found.filters is not None
+    assert [layer.name for layer in found.layers][:2] == ["conv1", "maxpool1"]
+    assert records.result is not None
+    assert found.weights_sha256 == records.result.params_sha256
+
+
+def test_the_test_set_is_scored_as_the_run_scored_it(records: RunRecords) -> None:
+    found = inspect(records, None, False, {})
+    assert found.score is not None
+    assert records.result is not None
+    assert found.score.correct == records.result.test_correct
+    assert inspect(records, None, False, {"first": found}).same_as == "first"
+
+
+def test_a_page_that_cannot_be_written_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("page.txt", "no/such/folder/page.html"):
+        assert main([str(run), "--output", str(tmp_path / name)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1

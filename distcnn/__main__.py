@@ -7,9 +7,11 @@ import sys
 
 COMMANDS = {
     "train": "train a network, alone or under mpirun",
+    "convert": "make an image set of IDX, CSV, .npz, .mat, Parquet ..., or folders of images",
     "evaluate": "test a trained network: accuracy, confusion matrix, mistakes",
+    "export": "write a trained network for ONNX, PyTorch or NumPy",
     "verify": "replay a run and compare every recorded number",
-    "report": "draw the curves of one or more runs",
+    "report": "write a web page on one or more runs",
     "doctor": "check the installation, the machine and MPI",
     "benchmark": "measure where the time of a step goes",
     "scaling": "measure speed on 1, 2, 4 ... ranks, and predict more",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distcnn.datasets.dataset import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.datasets.normalisation import is_normalisation
 from distcnn.distributed import SUMS
 from distcnn.errors import InputError
 from distcnn.models import MODELS
@@ -28,7 +29,7 @@ RENAMED = {"world_size": "expect_ranks", "eval_every": "eval_every_epochs"}
 LARGEST_GRADIENT_LIMIT = 2.0**40
 STEPS_TRACED = 100
 """Steps of a bare --trace, which take some megabytes."""
-KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
+KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"', bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,21 @@ SEEDS = Values("INTEGER", lambda n: 0 <= n < 2**64, "0 to 2^64 - 1")
 RATES = Values("RATE", lambda x: 0 < x < math.inf, "a number above 0")
 MOMENTA = Values("FACTOR", lambda x: 0 <= x < 1, "0 or more and below 1")
 FRACTIONS = Values("FRACTION", lambda x: 0 <= x <= 1, "a fraction from 0 to 1")
+HOLD_OUTS = Values(
+    "FRACTION|N",
+    lambda x: 0 <= x < 1 or (1 <= x < 2**53 and x == int(x)),
+    "a fraction below 1, or a whole number of examples",
+)
 TIMEOUTS = Values("SECONDS", lambda x: x == 0 or 1 <= x < 1e9, "at least 1 second, or 0 for never")
 THREADS = Values(
     "N|auto",
     lambda text: text == "auto" or (text.isdecimal() and int(text) >= 1),
     "at least 1, or auto",
+)
+NORMALISATIONS = Values(
+    "data|weights|MEAN/STD",
+    is_normalisation,
+    "data, weights, or MEAN/STD of pixels / 255, such as 0.1307/0.3081 (of colours: a,b,c/d,e,f)",
 )
 GRADIENT_LIMITS = Values(
     "MAGNITUDE",
@@ -94,6 +105,7 @@ class Group:
 
 DATA = Group("data", "what to train on")
 MODEL = Group("model", "what to train")
+FINE_TUNING = Group("fine-tuning", "start from weights that exist already")
 OPTIM = Group("optimisation", "how to train it")
 PARALLEL = Group("parallel", "how the ranks share the work")
 CHECKPOINTS = Group("checkpoints", "what the run directory keeps", free=True)
@@ -124,10 +136,42 @@ class Config:
         at_least(0, "MIB"),
     )
 
+    validation: float = DATA.field(
+        0.0,
+        "hold out this part of the training set, a fraction below 1 or a number of examples: it"
+        " chooses the best weights instead of the test set; 0: none",
+        HOLD_OUTS,
+    )
+
     model: str = MODEL.field(
         "lenet", f"network: {', '.join(MODELS)}, or your own: package.module:function", "NAME"
     )
     loss: str = MODEL.field("cross-entropy", "loss function", one_of(*LOSSES))
+
+    initial_weights: str = FINE_TUNING.field(
+        "",
+        "start from the weights of a run directory or of a file: .h5 (distcnn, Keras),"
+        " .safetensors, .npz, .onnx, or .pt and .pth (a PyTorch state dict)",
+        "FILE",
+    )
+    map: str = FINE_TUNING.field(
+        "",
+        "which of them to load, by parameters or layers: conv1=features.0,dense1=fc1; conv* means"
+        " those of the same names; the rest is newly initialised; default: all, by name or order",
+        "OURS=THEIRS,...",
+    )
+    normalisation: str = FINE_TUNING.field(
+        "data",
+        "mean and standard deviation of the inputs: those of the image set, those recorded with"
+        " --initial-weights, or numbers (for pixels / 255)",
+        NORMALISATIONS,
+    )
+    freeze: str = FINE_TUNING.field(
+        "",
+        "do not train these parameters or layers, such as conv1,dense1.bias or 'conv*'; may be"
+        " repeated",
+        "PATTERN,...",
+    )
 
     epochs: int = OPTIM.field(3, "passes over the training set", at_least(1, "EPOCHS"), free=True)
     microbatch_size: int = OPTIM.field(
@@ -165,9 +209,16 @@ class Config:
     )
     target_accuracy: float = OPTIM.field(
         0.0,
-        "stop at the first test that reaches this accuracy (0.99 is 99 %); changes some defaults;"
-        " 0: no target",
+        "stop at the first evaluation that reaches this accuracy (0.99 is 99 %), on the validation"
+        " set, or without --validation on the test set; changes some defaults; 0: no target",
         FRACTIONS,
+        free=True,
+    )
+    patience: int = OPTIM.field(
+        0,
+        "stop after this many evaluations without a better accuracy, on the validation set, or"
+        " without --validation on the test set; 0: never",
+        at_least(0, "EVALUATIONS"),
         free=True,
     )
 
@@ -220,7 +271,8 @@ class Config:
     )
     keep: int = CHECKPOINTS.field(
         3,
-        "number of checkpoints to keep, in addition to the one with the best test accuracy",
+        "number of checkpoints to keep, in addition to the one with the best accuracy on the"
+        " validation set, or without --validation on the test set",
         at_least(1, "CHECKPOINTS"),
     )
     check_every: int = CHECKPOINTS.field(
@@ -231,7 +283,10 @@ class Config:
 
     log_every: int = LOGGING.field(50, "steps between lines of metrics", at_least(1, "STEPS"))
     eval_every_epochs: int = LOGGING.field(
-        1, "epochs between tests; 0: only at the end", at_least(0, "EPOCHS")
+        1,
+        "epochs between evaluations on the validation set, or without --validation on the test set;"
+        " 0: only at the end",
+        at_least(0, "EPOCHS"),
     )
     trace: int = LOGGING.field(
         0,
@@ -240,6 +295,10 @@ class Config:
         at_least(0, "STEPS"),
     )
     trace_from: int = LOGGING.field(0, "first step to trace, from 0", at_least(0, "STEP"))
+
+    tensorboard: bool = LOGGING.field(
+        False, "write the metrics for TensorBoard into the run directory, too"
+    )
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Config:
@@ -259,12 +318,19 @@ class Config:
             self.reduction != "fast" or self.global_batch_size < 2**24,
             "smaller: --reduction fast supports global batches below 2^24 examples",
         )
+        for name in ("map", "normalisation"):
+            needs = name == "map" or self.normalisation == "weights"
+            if needs and getattr(self, name) and not self.initial_weights:
+                raise InputError(
+                    f"{as_flag(name)} is {getattr(self, name)}, but there are no initial weights:"
+                    " add --initial-weights FILE"
+                )
 
     def _check_type(self, name: str, wanted: type, choices: tuple[str, ...]) -> None:
         """Check a value of a file or a caller; make NumPy's numbers Python's."""
         value = getattr(self, name)
         kind = {float: numbers.Real, int: numbers.Integral}.get(wanted, wanted)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or isinstance(value, bool) != (wanted is bool):
             what = f"one of {', '.join(choices)}" if choices else KINDS[wanted]
             raise InputError(f"{as_flag(name)} is {value!r}: it must be {what}")
         self._require(name, "\0" not in str(value), "without a null character")

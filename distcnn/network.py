@@ -166,6 +166,38 @@ class Network:
             with numpy_settings():
                 tally.add(first + span.start, logits, self._microbatch)
 
+    def activations(self, images: ArrayLike) -> dict[str, NDArray[np.float32]]:
+        """The output of every layer, by the layer's name: (N, *shape of the output).
+
+        For a few images, to look at what the layers do: all outputs are kept in memory.
+
+        Args:
+            images: as for ``predict``.
+
+        Raises:
+            ArgumentError: for images of another type or shape.
+
+        Example:
+            >>> network.activations(images)["conv1"].shape
+            (1, 20, 24, 24)
+        """
+        pixels = self._pixels(images)
+        shapes = zip(self.model.names, self.model.shapes(self.image_shape)[1:], strict=True)
+        outputs = {name: np.empty((len(pixels), *shape), np.float32) for name, shape in shapes}
+        batch, plan = self._microbatch, self._plan.unfused()
+        with self._lock, numpy_settings():
+            for start in range(0, len(pixels), batch.size):
+                part = pixels[start : start + batch.size]
+                batch.fill(part, np.zeros(len(part), np.int64), np.arange(len(part)))
+                x = batch.images
+                for stage in plan.stages:
+                    x = stage.forward(x, training=False, random_source=None)
+                    # Copied at once: the next layer may overwrite its input.
+                    outputs[stage.name][start : start + len(part)] = np.moveaxis(
+                        x[..., : len(part)], -1, 0
+                    )
+        return outputs
+
     def _pixels(self, images: ArrayLike) -> NDArray[np.uint8]:
         """``images`` as (N, H, W, C)."""
         pixels = np.asarray(images)
@@ -216,7 +248,7 @@ def load(
 
     Args:
         run: the run directory, or a file of weights in one.
-        weights: of the last step, or of the best test accuracy.
+        weights: of the last step, or of the best evaluation.
         model: the network, if the run does not record it.
         trust_model: whether to import the module that the run names.
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,8 +83,8 @@ def image(axes: Axes, pixels: Any) -> None:
     )
 
 
-def log_ticks(axes: Axes) -> None:
-    """Make the y axis logarithmic, with round numbers written out."""
+def log_ticks(axes: Axes, form: str = ",.0f") -> None:
+    """Make the y axis logarithmic, with round numbers written out in the format ``form``."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     low, high = axes.get_ylim()
@@ -90,7 +92,7 @@ def log_ticks(axes: Axes) -> None:
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.yaxis.set_major_formatter(lambda value, _: format(value, form))
 
 
 def percent(axes: Axes) -> None:
@@ -120,6 +122,29 @@ def png(figure: Figure) -> bytes:
     memory = io.BytesIO()
     figure.savefig(memory, format="png", dpi=DPI)
     return memory.getvalue()
+
+
+def svg(figure: Figure, name: str, colours: Mapping[str, str]) -> str:
+    """Return ``figure`` as an ``svg`` element for an HTML page, scaled by its style sheet.
+
+    Text stays text. Ids begin with ``name``, which must be unique on the page. ``colours`` maps
+    those that were drawn with, such as "#010203", to what CSS has for them.
+    """
+    from matplotlib import rc_context
+
+    memory = io.StringIO()
+    none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has more fonts
+        figure.savefig(memory, format="svg", transparent=True, metadata=none)
+    text = memory.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", text, flags=re.DOTALL)
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    for drawn, css in colours.items():
+        text = text.replace(drawn, css)
+    return text
 
 
 def save(figure: Figure, path: str | Path, flag: str = "--output") -> None:

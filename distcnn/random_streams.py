@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 INITIALISE, SHUFFLE, SHUFFLE_WINDOWS, FOLDER_SPLIT, FOLDER_ORDER, LAYER = 1, 2, 3, 4, 5, 6
+HOLD_OUT = 7
 """The purpose of a stream."""
 
 MAX_SEED = 2**64 - 1

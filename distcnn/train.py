@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS
 from distcnn.cli.command import EXIT_STOPPED, run_command
+from distcnn.cli.rank_warnings import RankWarnings
 from distcnn.config import Config, as_flag
 from distcnn.config_parsing import TARGET_DEFAULTS, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
@@ -21,8 +22,10 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.blas_threads import blas_description, blas_thread_count
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.spans import WRITE_METRICS, listening
 from distcnn.system.wording import counted, number_ranges
-from distcnn.training.progress import NoProgress, Progress
+from distcnn.training.details import details, phases_reported
+from distcnn.training.progress import NoProgress, Progress, QuietProgress
 from distcnn.training.resume import ResumePoint
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.session import Outcome, Session
@@ -41,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     """Parse, train, print the result."""
-    progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
+    own = QuietProgress() if request.quiet else Progress()
+    progress = own if communicator.rank == 0 else NoProgress()
     if request.debug or request.break_at_step is not None:
         from distcnn.training.debug import break_at, require_one_process  # brings pdb
 
@@ -58,6 +62,12 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
             communicator.abort(EXIT_STOPPED)
         communicator.end_by_signal(signals.received or signal.SIGTERM)
 
+    def announce(run: Run, path: Path | None, state: State, point: ResumePoint | None) -> None:
+        progress.say(*headline(run, path, state, point))
+        if request.verbose:
+            progress.say(*details(run))
+        found.show()
+
     def trace(
         run: Run, state: State, location: Callable[[], str | Path]
     ) -> AbstractContextManager[object]:
@@ -67,7 +77,14 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
 
     is_main, is_root = __name__ == "__main__", communicator.rank == 0
     signals = StopSignals(NAME, is_root, end_before_first_step, is_main)
-    with signals, Watchdog(NAME, communicator) as watchdog:
+    phases = phases_reported(progress.say) if request.verbose and is_root else nullcontext()
+    with (
+        RankWarnings(communicator, progress.say) as found,
+        listening(found, {WRITE_METRICS}),
+        signals,
+        Watchdog(NAME, communicator) as watchdog,
+        phases,
+    ):
         watchdog.timeout_seconds = request.given.get("stall_timeout", watchdog.timeout_seconds)
         outcome = Session(
             request,
@@ -75,10 +92,10 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
             progress,
             signals=signals,
             watchdog=watchdog,
-            announce=lambda *begun: progress.say(*headline(*begun)),
+            announce=announce,
             trace=trace,
         ).train()
-        progress.say(*summary(outcome))
+        progress.result(*summary(outcome))
 
 
 def summary(outcome: Outcome) -> list[str]:
@@ -91,7 +108,8 @@ def summary(outcome: Outcome) -> list[str]:
         total = RunSchedule(config, result.dataset.train_examples).total_steps
         more = "--max-steps N (0: no limit)" if config.max_steps == total else "--epochs N"
         if result.steps < total:
-            more = "--target-accuracy A (0: none)"
+            is_patience = result.stopped_early and not result.target_reached
+            more = "--patience N (0: never)" if is_patience else "--target-accuracy A (0: none)"
         return [
             f"{point.directory} is finished: {accuracy} after {steps}",
             weights,
@@ -101,22 +119,28 @@ def summary(outcome: Outcome) -> list[str]:
         f"{accuracy} ({result.test_correct} of {result.test_examples}) after {steps},"
         f" {result.train_seconds:.1f} s, {result.images_per_second:,.0f} images/s"
     ]
-    best, target = result.best_test_accuracy, f"--target-accuracy {result.target_accuracy or 0:g}"
+    target = f"--target-accuracy {result.target_accuracy or 0:g}"
+    split, best = f"{result.choosing_split} accuracy", result.best_choosing_accuracy
     if result.target_reached:
         lines.append(
-            f"{accuracy} reached {target} after {steps}, {result.seconds_to_target:.1f} s from the"
-            " start of the first step (evaluations included)"
+            f"{split} {result.choosing_accuracy:.4f} reached {target} after {steps},"
+            f" {result.seconds_to_target:.1f} s from the start of the first step (evaluations"
+            " included)"
         )
     elif result.target_accuracy is not None:
-        lines.append(f"{target} was not reached in {steps}: the best test accuracy was {best:.4f}")
+        lines.append(f"{target} was not reached in {steps}: the best {split} was {best:.4f}")
     seconds = outcome.state.safety_seconds
     lines += [f"plus {seconds:.2f} s for checkpoints and bookkeeping", weights]
     if result.best_step == result.steps:
         both = f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result.steps}"
-        lines.append(f"{both}, which had the best test accuracy")
+        lines.append(f"{both}, which had the best {split}")
     else:
-        step = f"step {result.best_step}, the best test accuracy ({best:.4f})"
+        step = f"step {result.best_step}, the best {split} ({best:.4f})"
         lines.append(f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: of {step}")
+    if result.choosing_split == "test":
+        lines[-1] += " (chosen on the test set: no --validation)"
+    elif result.best_step != result.steps:
+        lines[-1] += f", test accuracy {result.best_test_accuracy:.4f}"
     return [*lines, f"results in {outcome.location}"]
 
 
@@ -125,9 +149,10 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
     config, dataset, world = run.config, run.dataset, run.communicator
     shape = "x".join(map(str, dataset.image_shape))
     train, test = dataset.examples["train"], dataset.examples["test"]
+    held_out = f", {len(dataset.held_out):,} validation" if len(dataset.held_out) else ""
     lines = [
         f"model    {config.model}, {counted(run.parameters.values.size, 'parameter')}",
-        f"data     {dataset.name} ({dataset.path}): {train:,} training and"
+        f"data     {dataset.name} ({dataset.path}): {train:,} training{held_out} and"
         f" {counted(test, 'test image')}, {shape}, {counted(dataset.classes, 'class')}",
     ]
     if dataset.name == SAMPLE_NAME:
@@ -142,9 +167,20 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
         f"update   {config.optimizer}, learning rate {config.learning_rate:g},"
         f" {config.schedule}{cycle}, seed {config.seed}",
     ]
+    if run.frozen:
+        sizes = [
+            values.size for name, values in run.parameters.named().items() if name in run.frozen
+        ]
+        lines.append(f"frozen   {', '.join(run.frozen)} ({counted(sum(sizes), 'parameter')})")
     if target := config.target_accuracy:
         defaults = " ".join(f"{as_flag(name)} {value}" for name, value in TARGET_DEFAULTS.items())
-        lines.append(f"target   test accuracy {target:g}; the defaults with it: {defaults}")
+        split = "test" if run.validation is None else "validation"
+        lines.append(f"target   {split} accuracy {target:g}; the defaults with it: {defaults}")
+    if (config.target_accuracy or config.patience) and run.validation is None:
+        lines.append(
+            "notice   the test set chooses when to stop and which weights are best, so its accuracy"
+            " is optimistic: --validation 0.1 holds out a part of the training set for that"
+        )
     lines.append(
         f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}),"
         f" {counted(blas_thread_count(), 'BLAS thread')} each ({blas_description()})"

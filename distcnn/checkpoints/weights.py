@@ -19,6 +19,8 @@ from distcnn.checkpoints.format import HDF5_ERRORS, stored_arrays
 from distcnn.system.files import read_bytes, reading
 
 WEIGHTS, BEST_WEIGHTS = "weights.h5", "weights-best.h5"
+INITIAL_WEIGHTS = "weights-initial.h5"
+"""Only of a run that did not start from random weights."""
 Arrays = Mapping[str, NDArray[Any]]
 
 

@@ -36,6 +36,10 @@ class ExampleReader(ABC):
         or when the file has changed since it was opened.
         """
 
+    @abstractmethod
+    def read_labels(self, split: str, span: range) -> Labels:
+        """The labels of the examples ``span`` of a split; ``InputError`` as ``read``."""
+
     def read_in_pieces(
         self, split: str, span: range, images: Images, labels: Labels
     ) -> Iterator[range]:
@@ -64,6 +68,9 @@ class ExampleArrays(ExampleReader):
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
         images[...], labels[...] = self.load(split, span)
 
+    def read_labels(self, split: str, span: range) -> Labels:
+        return self.load(split, span)[1]
+
     def load(self, split: str, span: range) -> tuple[Images, Labels]:
         """Views, without a copy."""
         images, labels = self._arrays[split]
@@ -91,7 +98,6 @@ class ExampleFile(ImageFile, ExampleReader):
         touch()
 
     def read_labels(self, split: str, span: range) -> Labels:
-        """The labels of the examples ``span``; ``InputError`` as ``read``."""
         with self._read_errors(split, span):
             numbers = self.datasets[f"{split}/labels"][span.start : span.stop]
         wrong = np.flatnonzero((numbers < 0) | (numbers >= self.info.classes))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,11 @@ from distcnn.spans import touch
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 SPLITS = ("train", "test")
+VALIDATION = "validation"
+"""The split of the training examples that are held out, if some are."""
 LABELS_AT_ONCE = 2**17
 MOST_CLASSES = 2**20
 MOST_COUNTED_CLASSES = 1000
@@ -50,6 +53,8 @@ class DatasetInfo:
         mean, std: Of the training pixels / 255, for each channel; None where the file has none.
         classes_counted: Whether the number of classes is only the largest label + 1.
         class_names: In the order of the labels; empty where the file has none.
+        held_out: Rows of the file's training set, sorted, that are the split "validation" and not
+            in "train"; empty by default.
     """
 
     path: str
@@ -65,11 +70,30 @@ class DatasetInfo:
     std: tuple[float, ...] | None = None
     classes_counted: bool = False
     class_names: tuple[str, ...] = ()
+    held_out: Indices = field(
+        default_factory=lambda: np.empty(0, np.int64), compare=False, repr=False
+    )
 
     @property
     def image_bytes(self) -> int:
         """Bytes of one image."""
         return math.prod(self.image_shape)
+
+    @property
+    def whole(self) -> DatasetInfo:
+        """The image set as the file has it, with nothing held out."""
+        train = self.examples["train"] + len(self.held_out)
+        examples = {"train": train, "test": self.examples["test"]}
+        return replace(self, examples=examples, held_out=self.held_out[:0])
+
+    def rows(self, split: str, indices: Indices) -> Indices:
+        """Where the examples ``indices`` of a split are in the file's training or test set."""
+        if split == VALIDATION:
+            return self.held_out[indices]
+        if split == "train" and len(self.held_out):
+            kept_before = self.held_out - np.arange(len(self.held_out))
+            return indices + np.searchsorted(kept_before, indices, side="right")
+        return indices
 
 
 class ImageFile:
@@ -90,7 +114,7 @@ class ImageFile:
                     if found is None:
                         raise InputError(
                             f"{self.path}: dataset /{name} is missing: the format needs images and"
-                            " labels in /train and /test (data/README.md)"
+                            " labels in /train and /test (python -m distcnn.convert renames them)"
                         )
                     self.datasets[name] = found
                 if problem := form_problem(self.datasets, "/{}/{}"):
@@ -124,7 +148,7 @@ def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
         height, width, *channels = images["train"].shape[1:]
         image_shape = (channels[0] if channels else 1, height, width)
         attributes = opened.file.attrs
-        texts = {name: _text(attributes.get(name, "")) for name in TEXTS}
+        texts: dict[str, Any] = {name: _text(attributes.get(name, "")) for name in TEXTS}
         classes, class_names = _classes(opened)
         return DatasetInfo(
             path=opened.path,

@@ -25,27 +25,33 @@ from distcnn.system.locked_calls import killable
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAD_BYTES = 4096
 LOCKING = "HDF5_USE_FILE_LOCKING"
+CONVERT = "python -m distcnn.convert makes image sets of other formats"
 FORMAT_HINT = "data/README.md describes how to make an image set"
 PREPARE_AGAIN = "prepare it again (see data/README.md)"
 PART_REMEDY = "restore that part, or make one file of all parts (see data/README.md)"
 PICKLE = "a Python pickle, which may run code"
 
-OTHER_FORMATS = {
-    b"PK\x03\x04": "a ZIP archive (as NumPy's .npz and PyTorch's .pt are)",
+CONVERTIBLE = {
+    b"PK\x03\x04": "a ZIP archive, as NumPy's .npz are",
     b"\x93NUMPY": "a NumPy .npy array",
-    b"\x1f\x8b": "compressed with gzip (unpack it first)",
+    b"\x1f\x8b": "compressed with gzip",
+    b"MATLAB 5.0 MAT-file": "a MATLAB file",
+    b"PAR1": "a Parquet file",
+    b"\x00\x00\x08": "an IDX file, one of four",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+}
+"""Kinds of files that ``distcnn.convert`` takes, or folders of them."""
+OTHER_FORMATS = {
     b"BZh": "compressed with bzip2 (unpack it first)",
     b"\xfd7zXZ\x00": "compressed with xz (unpack it first)",
-    b"MATLAB 5.0 MAT-file": "a MATLAB file of version 5 to 7.2 (save -v7.3 writes HDF5)",
     b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
     b"<": "a web page or XML text: the download failed",
-    b"\x00\x00\x08": "an IDX file (data/from_idx.py takes the four of a set)",
-    b"\x89PNG": "a PNG image (data/from_images.py takes folders of images)",
-    b"\xff\xd8\xff": "a JPEG image (data/from_images.py takes folders of images)",
-    b"GIF8": "a GIF image (data/from_images.py takes folders of images)",
     **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), PICKLE),
     b"\x89HDF": "an HDF5 file whose first bytes were altered (transferred as text?)",
 }
+TEXT = "text, perhaps CSV"
 
 MOST_OBJECTS = 100
 """An image set has six objects. In a file with many more, only the first are read ahead."""
@@ -201,7 +207,8 @@ def _not_opened(path: str, head: bytes, error: OSError) -> InputError:
     kind = _format_of(head)
     if kind or (any(head) and "signature not found" in str(error)):
         but = f" but {kind}" if kind else ""
-        return InputError(f"{path} is not an HDF5 file{but}: {FORMAT_HINT}, from arrays too")
+        hint = CONVERT if kind in {TEXT, *CONVERTIBLE.values()} else FORMAT_HINT
+        return InputError(f"{path} is not an HDF5 file{but}: {hint}")
     return read_error(path, error, f"{path} is not a complete HDF5 file")
 
 
@@ -209,9 +216,10 @@ def _format_of(head: bytes) -> str | None:
     """The kind of file that begins with ``head`` if it is not HDF5; None if unknown."""
     if SIGNATURE in head:
         return None
-    known = (kind for magic, kind in OTHER_FORMATS.items() if head.startswith(magic))
+    kinds = CONVERTIBLE | OTHER_FORMATS
+    known = (kind for magic, kind in kinds.items() if head.startswith(magic))
     with_controls = set(head) & (set(range(32)) - set(b"\t\n\r\f"))
-    return next(known, None if with_controls else "text (such as CSV)")
+    return next(known, None if with_controls else TEXT)
 
 
 def is_locked(file: BinaryIO) -> bool:

@@ -6,11 +6,12 @@ programs (Ghostscript for EPS). So only the formats named here are ever opened.
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,22 @@ class PictureForm:
         return self.size[0] * self.size[1] * len(self.mode)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """An image file in memory; ``name`` is for messages."""
+
+    name: str
+    content: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Picture = Path | Encoded
+
+
 def common_form(
-    paths: Sequence[Path],
+    paths: Sequence[Picture],
     size: tuple[int, int] | None,
     grayscale: bool,
     background: str,
@@ -110,7 +125,7 @@ def common_form(
     return form
 
 
-def read_picture(path: Path, form: PictureForm, transparent: list[Path]) -> Images:
+def read_picture(path: Picture, form: PictureForm, transparent: list[Picture]) -> Images:
     """The pixels of an image in ``form``: (height, width), or (height, width, 3) in color.
 
     The path of a transparent image is added to ``transparent``.
@@ -208,7 +223,7 @@ def _on_background(image: Any, background: str) -> tuple[Any, bool]:
 
 
 @contextmanager
-def _opened(path: Path, deep: bool = False) -> Iterator[Any]:
+def _opened(path: Picture, deep: bool = False) -> Iterator[Any]:
     """Open an image file as one of ``FORMATS``; Pillow's exceptions become ``InputError``.
 
     Gray images of 16 bits are refused unless ``deep``.
@@ -217,7 +232,8 @@ def _opened(path: Path, deep: bool = False) -> Iterator[Any]:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise InputError("reading images needs Pillow: pip install pillow") from error
-    with open_named(path) as file, warnings.catch_warnings():
+    stream = io.BytesIO(path.content) if isinstance(path, Encoded) else open_named(path)
+    with stream as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged EXIF data and the like
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

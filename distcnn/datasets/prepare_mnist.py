@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from distcnn.datasets.dataset import SAMPLE_NAME, SAMPLE_NOTICE, SOURCE_VARIABLE
 from distcnn.datasets.hdf5 import SPLITS
-from distcnn.datasets.idx import FAULTS, PARTS, find_idx, parse_idx, unpacked, usual_name
+from distcnn.datasets.importers.idx import FAULTS, PARTS, find_idx, parse_idx, unpacked, usual_name
 from distcnn.datasets.writer import Split, write_dataset
 from distcnn.errors import InputError
 from distcnn.system.files import open_named

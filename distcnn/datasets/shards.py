@@ -6,15 +6,14 @@ All of it depends on (seed, epoch, step, shard), never on the rank or the number
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distcnn.datasets.hdf5 import Images, Labels
+from distcnn.datasets.hdf5 import Images, Indices, Labels
 from distcnn.random_streams import SHUFFLE, SHUFFLE_WINDOWS, generator
 
-Indices = NDArray[np.int64]
 Stretch = tuple[Images, Labels, int, Indices]
 """Images and labels, the first one's index in the shard, and the indices of those to take."""
 WORDS_PER_COUNT = 4
@@ -163,11 +162,18 @@ class Part(ABC):
         index: The shard's number.
         first_example: The index of its first example in the split.
         examples: The number of examples, possibly 0.
+        locate: The rows in the file of examples that are given as indices in the split.
     """
+
+    locate: Callable[[Indices], Indices] = staticmethod(lambda indices: indices)
 
     def __init__(self, index: int, first_example: int, order: Order) -> None:
         self.index, self.first_example, self.examples = index, first_example, order.examples
         self._order = order
+
+    def rows(self, chosen: Indices) -> Indices:
+        """Where the examples ``chosen``, indices in the part, are in the file's split."""
+        return self.locate(self.first_example + chosen)
 
     def order(self, epoch: int) -> Indices:
         """The order of all examples in an epoch, as indices in the part."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.examples import ExampleReader, pieces_of
+from distcnn.datasets.examples import ExampleReader, piece_size, pieces_of
 from distcnn.datasets.hdf5 import DatasetInfo, Images, Labels
 from distcnn.datasets.shards import Order, Part
 from distcnn.errors import InputError
@@ -37,18 +37,23 @@ def window_examples(info: DatasetInfo, num_shards: int, memory_mib: float) -> in
 
     Raises ``InputError`` when not even one chunk fits, with the least limit that works.
     """
-    train, test = info.examples["train"], info.examples["test"]
+    train = info.examples["train"]
+    evaluated = [count for split, count in info.examples.items() if split != "train"]
     chunk, longest_shard = info.chunk_examples["train"], -(-train // num_shards)
     example = info.image_bytes + LABEL_BYTES
     # Independent of the window: the ledger, and in HDF5 one chunk as stored and as decoded.
     fixed = LEDGER_BYTES * train + 2 * info.image_bytes * max(info.chunk_examples.values())
+    if len(info.held_out):  # their rows, and what is read around them
+        fixed += INDEX_BYTES * len(info.held_out) + example * piece_size(info, "train")
     available = math.floor(memory_mib * MIB) - fixed
     everything = train * (example + INDEX_BYTES) + longest_shard * DRAWING_BYTES
-    everything += 2 * min(longest_shard, test) * example
+    everything += sum(2 * min(longest_shard, count) * example for count in evaluated)
     if everything <= available:
         return longest_shard
-    # Of each shard and of the test set, the current window and the next one.
-    per_example = 2 * example * (num_shards + 1) + INDEX_BYTES * num_shards + DRAWING_BYTES
+    # Of each shard and of each evaluated split, the current window and the next one.
+    per_example = (
+        2 * example * (num_shards + len(evaluated)) + INDEX_BYTES * num_shards + DRAWING_BYTES
+    )
     fitting = available // per_example
     least = min(chunk, longest_shard)
     if fitting < least:

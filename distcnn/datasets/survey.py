@@ -5,6 +5,7 @@ Each rank surveys the examples it reads (``Survey``); ``judge`` combines the fin
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
 from distcnn.datasets.hashing import BlockHashes, WholeHash, blocks_sha256, leaves_of
-from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels, by
+from distcnn.datasets.hdf5 import SPLITS, VALIDATION, DatasetInfo, Images, Indices, Labels, by
 from distcnn.errors import InputError
 from distcnn.system.wording import being, counted, first_few, plural
 
@@ -107,7 +108,8 @@ class Survey:
     """
 
     def __init__(self, info: DatasetInfo) -> None:
-        self.info, self.found = info, no_findings(info)
+        self.info, self._whole = info, info.whole
+        self.found = no_findings(self._whole)
         self._test_hashes: list[Hashes] = []
         self._wanted = np.zeros(0, np.uint64)
 
@@ -120,20 +122,26 @@ class Survey:
         self._wanted = np.sort(test_hashes)
 
     def add(self, split: str, first: int, images: Images, labels: Labels) -> None:
-        """Add the examples from ``first`` on: images (n, H, W, C) and labels (n,)."""
+        """Add the examples from ``first`` on: images (n, H, W, C) and labels (n,).
+
+        Those of the split "validation" count as the training examples that they are in the file.
+        """
         if not len(labels):
             return
+        rows, sampled = self.info.rows(split, first + np.arange(len(labels))), split
+        split = "train" if split == VALIDATION else split
         brightest, leaves = images.reshape(len(labels), -1).max(axis=1), leaves_of(images, labels)
         hashes: Hashes = leaves[:, :8].copy().view("<u8").ravel()
-        found = no_findings(self.info)[split]
+        found = no_findings(self._whole)[split]
         self.add_labels(split, labels)
         if self.info.blocks_sha256:
-            found.blocks.add(first, leaves)
+            for part in _consecutive(rows):
+                found.blocks.add(int(rows[part.start]), leaves[part])
         written, blank = np.flatnonzero(brightest), np.flatnonzero(brightest == 0)
         if written.size:
-            found.last_written = first + int(written[-1])
+            found.last_written = int(rows[written[-1]])
         if blank.size:
-            found.blank, found.first_blank = blank.size, first + int(blank[0])
+            found.blank, found.first_blank = blank.size, int(rows[blank[0]])
         found.brightest = int(brightest.max())
         found.hashes = int(hashes.min()), int(hashes.max())
         if split == "test":
@@ -142,7 +150,7 @@ class Survey:
             compared, wanted = hashes[written], self._wanted
             places = np.minimum(np.searchsorted(wanted, compared), len(wanted) - 1)
             found.repeated = compared[wanted[places] == compared]
-        if first == 0:
+        if first == 0 and sampled != VALIDATION:
             by_channel = images.reshape(-1, images.shape[3])
             found.sample = mean_and_std(pixel_sums(by_channel), len(by_channel))
         self.found[split].merge(found)
@@ -150,6 +158,12 @@ class Survey:
     def add_labels(self, split: str, labels: Labels) -> None:
         """Add labels without their images."""
         self.found[split].label_counts += np.bincount(labels, minlength=self.info.classes)
+
+
+def _consecutive(rows: Indices) -> Iterator[slice]:
+    """The parts of ``rows``, at least one row, that count up without a gap."""
+    cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    return itertools.starmap(slice, itertools.pairwise(cuts))
 
 
 def judge(info: DatasetInfo, parts: Sequence[Findings], test_hashes: Hashes) -> list[str]:

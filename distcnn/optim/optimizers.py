@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -87,9 +87,11 @@ class Optimizer:
             f"{type(self).__name__} must define update, like Optimizer.update"
         )
 
-    def start(self, values: Vector) -> Updater:
-        """An updater for vectors of the shape and dtype of ``values``, with its state at zero."""
-        return Updater(self, values)
+    def start(self, values: Vector, trained: Sequence[slice] | None = None) -> Updater:
+        """An updater for vectors of the shape and dtype of ``values``, with its state at zero, that
+        changes only the ``trained`` parts of them; by default all.
+        """
+        return Updater(self, values, trained)
 
 
 class Updater:
@@ -98,14 +100,23 @@ class Updater:
     Args:
         optimizer: the update rule.
         values: the parameters (n,), of which only the shape and dtype are used.
+        trained: the parts of the vectors that steps change; by default all.
 
     Attributes:
         state: the optimizer's vectors (n,) by name, zero at first.
         steps_taken: with ``state``, all that a checkpoint needs.
     """
 
-    def __init__(self, optimizer: Optimizer, values: Vector) -> None:
+    def __init__(
+        self, optimizer: Optimizer, values: Vector, trained: Sequence[slice] | None = None
+    ) -> None:
         self.optimizer = optimizer
+        parts = [slice(0, values.size)] if trained is None else trained
+        self._chunks = [
+            slice(start, min(start + CHUNK, part.stop))
+            for part in parts
+            for start in range(part.start, part.stop, CHUNK)
+        ]
         self.state = {name: np.zeros_like(values) for name in optimizer.state_names}
         self.steps_taken = 0
         self._negligible = NEGLIGIBLE * float(np.finfo(values.dtype).smallest_normal)
@@ -129,11 +140,11 @@ class Updater:
             count: examples in the global batch.
         """
         self.steps_taken += 1
-        for start in range(0, values.size, CHUNK):
-            chunk = slice(start, start + CHUNK)
-            mean = np.divide(grads[chunk], count, out=self._mean[: values.size - start])
+        for chunk in self._chunks:
+            size = chunk.stop - chunk.start
+            mean = np.divide(grads[chunk], count, out=self._mean[:size])
             state = {name: vector[chunk] for name, vector in self.state.items()}
-            scratch = self._scratch[: values.size - start]
+            scratch = self._scratch[:size]
             self.optimizer.update(
                 values[chunk], mean, state, learning_rate, self.steps_taken, scratch
             )

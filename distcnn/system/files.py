@@ -53,10 +53,10 @@ def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
         sync_folder(path.parent)
 
 
-def append(path: Path, text: str) -> None:
-    """Append ``text`` as UTF-8 to a regular file; make it if necessary."""
+def append(path: Path, piece: bytes) -> None:
+    """Append ``piece`` to a regular file; make it if necessary."""
     with os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
-        file.write(text.encode())
+        file.write(piece)
 
 
 def read_bytes(path: Path, follow: bool = False) -> bytes:

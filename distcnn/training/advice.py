@@ -38,6 +38,25 @@ def require_enough_examples(config: Config, train_examples: int) -> None:
         )
 
 
+def examples_to_hold_out(config: Config, train_examples: int) -> int:
+    """The size of the validation set. ``InputError`` when none, or too few to train on, are left.
+
+    A fraction of ``train_examples`` is rounded to whole examples.
+    """
+    wanted, found = config.validation, counted(train_examples, "training example")
+    count = math.floor(wanted * train_examples + 0.5) if wanted < 1 else int(wanted)
+    least, most = config.global_batch_size, train_examples - config.global_batch_size
+    if not 1 <= count <= most:
+        problem = f"{count:,} of {found}"
+        if count and count < train_examples:
+            problem += f", which leaves fewer than one global batch of {least:,}"
+        remedy = f"give a number from 1 to {most:,}, or a fraction"
+        if most < 1:
+            remedy = "use fewer --num-shards, a smaller --microbatch-size, or a larger image set"
+        raise InputError(f"--validation {wanted:g} holds out {problem}: {remedy}")
+    return count
+
+
 def warnings_of(schedule: RunSchedule) -> Iterator[str]:
     """A line for each setting that the user may not have meant, without "warning: "."""
     config, steps_an_epoch = schedule.config, schedule.steps_an_epoch
@@ -69,22 +88,34 @@ def warnings_of(schedule: RunSchedule) -> Iterator[str]:
         yield f"--momentum has no effect with {optimizer}: leave it out"
     if config.reduction == "fast" and config.gradient_limit != Config.gradient_limit:
         yield "--gradient-limit has no effect with --reduction fast: leave it out"
+    every = config.eval_every_epochs or config.epochs
+    evaluations = -(-config.epochs // every)
+    if config.patience >= evaluations:
+        yield (
+            f"--patience {config.patience} has no effect in a run of"
+            f" {counted(evaluations, 'evaluation')}: give a smaller one, or more --epochs"
+        )
     if config.trace_from > 0 and not config.trace:
         yield "--trace-from has no effect without --trace: leave it out"
 
 
 def sign_of_no_learning(
-    loss_name: str, loss: float, predicted: NDArray[np.int64] | None, classes: int, epoch: int
+    loss_name: str,
+    loss: float,
+    predicted: NDArray[np.int64] | None,
+    classes: int,
+    epoch: int,
+    split: str = "test",
 ) -> str | None:
     """A sign that the network learns nothing, as text, or None.
 
     ``loss`` is the mean training loss of ``epoch``, counted from 1: in the first it includes steps
-    before the network could learn anything. ``predicted`` (classes,) counts the test images that
-    were put into each class; None where there was no test.
+    before the network could learn anything. ``predicted`` (classes,) counts the images of
+    ``split`` that were put into each class; None where there was no evaluation.
     """
     images = 0 if predicted is None else predicted.sum()
     if predicted is not None and np.count_nonzero(predicted) == 1 < min(images, classes):
-        return f"the network puts all {images:,} test images into class {predicted.argmax()}"
+        return f"the network puts all {images:,} {split} images into class {predicted.argmax()}"
     guessing = GUESSING[loss_name](classes) if loss_name in GUESSING else math.inf
     if epoch > 1 and loss >= HARDLY_BETTER * guessing:
         return f"the training loss of {loss:.4f} is hardly better than guessing, {guessing:.4f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from distcnn.distributed import Communicator
@@ -22,6 +23,11 @@ class Callback:
         ...         self.losses.append(loss)
     """
 
+    def on_prepare(self, rank: int, output: Path | None) -> None:
+        """The run directory ``output`` is there, None where nothing is written. Only rank 0 should
+        write files.
+        """
+
     def on_start(self, total_steps: int, steps_taken: int) -> None:
         """The first step is about to be taken; a resumed run has taken some before."""
 
@@ -33,7 +39,7 @@ class Callback:
 
     def on_epoch(self, metrics: Mapping[str, Any]) -> None:
         """An epoch is over: step, epoch, train_loss, train_accuracy, images_per_second and, where
-        it was tested, test_loss and test_accuracy.
+        it was evaluated, validation_loss and validation_accuracy, test_loss and test_accuracy.
         """
 
     def on_end(self, result: RunResult) -> None:

@@ -20,7 +20,7 @@ from distcnn.nn import Parameters
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
-from distcnn.training.receipt import MALFORMED
+from distcnn.training.receipt import MALFORMED, whole_lines
 from distcnn.training.results import DatasetRecord, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import State
@@ -119,6 +119,9 @@ def parse_checkpoint(checkpoint: Checkpoint) -> ParsedCheckpoint:
             "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
             "optimizer_steps": isinstance(checkpoint.attributes["optimizer_steps"], int),
             "metrics and receipt": {"metrics", "receipt"} <= checkpoint.texts.keys(),
+            "metrics": all(
+                isinstance(line, dict) for line in whole_lines(checkpoint.texts["metrics"])
+            ),
         }
         if wrong := [name for name, is_right in sound.items() if not is_right]:
             raise ValueError(wrong[0])
@@ -135,7 +138,7 @@ def restore_checkpoint(run: Run, checkpoint: Checkpoint) -> State:
     parsed = parse_checkpoint(checkpoint)
     check_dataset(parsed.dataset, run)
     updater, ledger = run.training_step.updater, run.training_step.ledger
-    vectors = {folder: _stored_vector(run, checkpoint, folder) for folder in _vectors(run)}
+    vectors = {folder: stored_vector(run, checkpoint, folder) for folder in _vectors(run)}
     run.parameters.values[...] = vectors["weights"]
     updater.restore(
         {name: vectors[f"optimizer/{name}"] for name in updater.state},
@@ -167,7 +170,7 @@ def check_dataset(recorded: DatasetRecord, run: Run) -> None:
         )
 
 
-def _stored_vector(run: Run, checkpoint: Checkpoint, folder: str) -> NDArray[np.float32]:
+def stored_vector(run: Run, checkpoint: Checkpoint, folder: str) -> NDArray[np.float32]:
     """The flat vector whose named parts are in ``folder``, if they are those of the network."""
     vector = np.empty_like(run.parameters.values)
     views, stored = run.parameters.named(vector), checkpoint.folder(folder)

@@ -19,7 +19,7 @@ from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lin
 from distcnn.training.results import METRICS, RESULT, RunResult
 
 SPEED = "images_per_second"
-MEASURED = (SPEED, "train_seconds", "seconds_to_target")
+MEASURED = (SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target")
 """What a replay cannot reproduce."""
 THE_RECEIPT = "the receipt"
 
@@ -127,14 +127,14 @@ def _without(values: Line, *names: str) -> Line:
 def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | None:
     """What is wrong with the files in ``run`` if its replay came to the result ``replayed``."""
     expected = _expected_result(receipt, replayed)
-    files = [(WEIGHTS, expected.steps, expected.test_accuracy)]
+    files = [(WEIGHTS, expected.steps, False)]
     if (run / BEST_WEIGHTS).exists():
-        files.append((BEST_WEIGHTS, expected.best_step, expected.best_test_accuracy))
+        files.append((BEST_WEIGHTS, expected.best_step, True))
     try:
         results.read_result(run)
         found = _without(json.loads(read_bytes(run / RESULT)), *MEASURED)
         problem = difference(found, expected.to_json(), RESULT, may_lack=True)
-        for name, step, accuracy in files:
+        for name, step, is_best in files:
             if not problem and (line := receipt.weights_at(step)):
                 parameters, attributes = read_weights(run / name)
                 # A parameter must not be missing.
@@ -142,7 +142,7 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
                     name: array_sha256(values) for name, values in parameters.items()
                 }
                 found = {**attributes, "parameters": hashes}
-                replay = {**results.weights_attributes(expected, step, accuracy), **line}
+                replay = {**results.weights_attributes(expected, is_best), **line}
                 problem = difference(found, replay, name, may_lack=True)
     except InputError as error:
         return str(error)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset, Part, Shard, str
 from distcnn.datasets.dataset import DEFAULT_PATH, ensure_mnist
 from distcnn.datasets.examples import piece_size
 from distcnn.datasets.hashing import ExamplesDigest, combined_sha256
+from distcnn.datasets.hdf5 import VALIDATION, Indices
+from distcnn.datasets.holdout import HoldOut, hold_out_rows
 from distcnn.datasets.survey import Survey, judge, mean_and_std, pixel_sums
 from distcnn.distributed import Communicator, on_root, share_of, together
 from distcnn.distributed.communicator import JointError
@@ -24,6 +27,7 @@ from distcnn.errors import InputError
 from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.spans import OPEN_DATA, PREPARE_DATA, Span, touch
 from distcnn.system.host import most_memory
+from distcnn.training.advice import examples_to_hold_out
 from distcnn.training.evaluation import examples_of_rank
 from distcnn.training.results import DatasetRecord
 
@@ -42,6 +46,7 @@ class Data:
 
     shards: Sequence[Part]
     test: Part
+    validation: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Content:
     """What was found in the data of all ranks."""
 
     hashes: list[tuple[str, str]]
-    """Name and SHA-256 of this rank's shards, and of its blocks of the test set."""
+    """Name and SHA-256 of this rank's shards, and of its blocks of the evaluated sets."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Per channel: the file's, else of all ranks' training pixels / 255."""
@@ -96,26 +101,47 @@ def _exists(path: str) -> bool:
     return os.path.exists(path)  # noqa: PTH110  (Path's raises for a name that is too long)
 
 
+def held_out(
+    dataset: Dataset, info: DatasetInfo, config: Config, communicator: Communicator
+) -> Dataset:
+    """``dataset``, with the validation set that ``config`` asks for held out. Collective.
+
+    ``InputError`` on all ranks when too few examples would be left to train on.
+    """
+    if not config.validation:
+        return dataset
+
+    def rows() -> Indices:
+        count = examples_to_hold_out(config, info.examples["train"])
+        return hold_out_rows(dataset, info, count, config.stall_timeout)
+
+    return HoldOut(dataset, info, on_root(communicator, rows))
+
+
 def open_data(
     dataset: Dataset, info: DatasetInfo, config: Config, communicator: Communicator, own: range
 ) -> Data:
-    """This rank's ``own`` shards, which are contiguous, and its part of the test set. Collective.
+    """This rank's ``own`` shards, which are contiguous, and its parts of what is evaluated.
 
-    ``InputError`` on all ranks when some cannot be read, or kept.
+    Collective; ``InputError`` on all ranks when some cannot be read, or kept.
     """
     train, size = info.examples["train"], config.microbatch_size
     spans = {index: share_of(train, config.num_shards, index) for index in own}
     world_size, rank = communicator.world_size, communicator.rank
-    test = examples_of_rank(info.examples["test"], size, world_size, rank)
+    evaluated = {
+        split: examples_of_rank(count, size, world_size, rank)
+        for split, count in info.examples.items()
+        if split != "train"
+    }
     if not config.data_memory and dataset.path:
-        examples = sum(map(len, [*spans.values(), test]))
+        examples = sum(map(len, [*spans.values(), *evaluated.values()]))
         needed = communicator.allgather(examples * (info.image_bytes + streaming.LABEL_BYTES))
         together(communicator, lambda: _require_room(info, needed, communicator, most_memory()))
 
     def work() -> Data:
         try:
             read = _windowed if config.data_memory else _in_memory
-            return read(dataset, info, config, spans, test)
+            return read(dataset, info, config, spans, evaluated)
         except MemoryError as error:
             less = "give a smaller --data-memory" if config.data_memory else BOUND_IT
             raise InputError(
@@ -140,8 +166,12 @@ def _require_room(
         )
 
 
+Spans = dict[int, range]
+Evaluated = dict[str, range]
+
+
 def _in_memory(
-    dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
+    dataset: Dataset, info: DatasetInfo, config: Config, spans: Spans, evaluated: Evaluated
 ) -> Data:
     starts, stops = zip(*((span.start, span.stop) for span in spans.values()), strict=True)
     first = min(starts)
@@ -151,12 +181,15 @@ def _in_memory(
         for index, span in spans.items():
             cut = slice(span.start - first, span.stop - first)
             shards.append(Shard(index, images[cut], labels[cut], config.seed, span.start))
-        tested = reader.load("test", test)
-        return Data(shards, Shard(0, *tested, config.seed, test.start, shuffled=False))
+        parts = {
+            split: Shard(0, *reader.load(split, span), config.seed, span.start, shuffled=False)
+            for split, span in evaluated.items()
+        }
+    return _located(info, Data(shards, **parts))
 
 
 def _windowed(
-    dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
+    dataset: Dataset, info: DatasetInfo, config: Config, spans: Spans, evaluated: Evaluated
 ) -> Data:
     length = streaming.window_examples(info, config.num_shards, config.data_memory)
     prefetcher = streaming.Prefetcher(dataset.open(info, config.stall_timeout))
@@ -167,43 +200,59 @@ def _windowed(
         return streaming.WindowedShard(index, *where, config.seed, shuffled=shuffled)
 
     shards = [part(index, "train", span) for index, span in spans.items()]
-    return Data(shards, part(0, "test", test, shuffled=False))
+    parts = {split: part(0, split, span, shuffled=False) for split, span in evaluated.items()}
+    return _located(info, Data(shards, **parts))
+
+
+def _located(info: DatasetInfo, data: Data) -> Data:
+    """``data``, whose parts know where their examples are in the file."""
+    for shard in data.shards:
+        shard.locate = partial(info.rows, "train")
+    if data.validation is not None:
+        data.validation.locate = partial(info.rows, VALIDATION)
+    return data
 
 
 def survey(data: Data, info: DatasetInfo, block_size: int, communicator: Communicator) -> Content:
-    """Go through all of ``data`` once, in blocks of ``block_size`` test examples. Collective.
+    """Go through all of ``data`` once, in blocks of ``block_size`` evaluated examples. Collective.
 
     ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its
     own hash states.
     """
     seen, pixels = Survey(info), np.zeros((2, info.image_shape[0]), np.int64)
-    of_test = together(communicator, lambda: _survey_test(data.test, seen, block_size))
+
+    def survey_blocks(split: str, part: Part) -> list[tuple[str, str]]:
+        return together(communicator, lambda: _survey_blocks(split, part, seen, block_size))
+
+    of_blocks = survey_blocks("test", data.test)
     test_hashes = np.concatenate(communicator.allgather(seen.test_hashes))
     seen.look_for(test_hashes)
     of_shards = together(
         communicator, lambda: [_survey_shard(shard, seen, pixels) for shard in data.shards]
     )
+    if data.validation is not None:
+        of_blocks += survey_blocks(VALIDATION, data.validation)
     everyone = communicator.gather(seen.found) or []
-    remarks = on_root(communicator, lambda: judge(info, everyone, test_hashes))
+    remarks = on_root(communicator, lambda: judge(info.whole, everyone, test_hashes))
     mean, std = info.mean, info.std
     if not (mean and std):
         communicator.allreduce_sum(pixels)
         _, height, width = info.image_shape
         found = mean_and_std(pixels, info.examples["train"] * height * width)
         mean, std = mean or tuple(found[0].tolist()), std or tuple(found[1].tolist())
-    return Content(of_shards + of_test, mean, std, remarks)
+    return Content(of_shards + of_blocks, mean, std, remarks)
 
 
-def _survey_test(test: Part, seen: Survey, block_size: int) -> list[tuple[str, str]]:
-    info, first, hashes = seen.info, test.first_example, []
-    for images, labels in test.pieces(piece_size(info, "test", block_size)):
+def _survey_blocks(split: str, part: Part, seen: Survey, block_size: int) -> list[tuple[str, str]]:
+    info, first, hashes = seen.info, part.first_example, []
+    for images, labels in part.pieces(piece_size(info, split, block_size)):
         touch()
-        seen.add("test", first, images, labels)
+        seen.add(split, first, images, labels)
         for start in range(0, len(labels), block_size):
             block = slice(start, start + block_size)
             digest = ExamplesDigest(len(labels[block]), info.image_shape)
             digest.add(images[block], labels[block])
-            hashes.append((f"test {first + start}", digest.hexdigest()))
+            hashes.append((f"{split} {first + start}", digest.hexdigest()))
         first += len(labels)
     return hashes
 
@@ -236,8 +285,9 @@ def record_of(info: DatasetInfo, content: Content, communicator: Communicator) -
         class_names=info.class_names or tuple(map(str, range(info.classes))),
         image_shape=info.image_shape,
         mean=content.mean,
-        std=tuple(std if std > 0 else 1.0 for std in content.std),  # constant: only centred
+        std=content.std,
         train_examples=info.examples["train"],
+        validation_examples=info.examples.get(VALIDATION),
         test_examples=info.examples["test"],
     )
 

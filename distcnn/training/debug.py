@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bdb
 import pdb
+from pathlib import Path
 
 import numpy as np
 
@@ -90,7 +91,8 @@ def break_at(request: Request, communicator: Communicator, say: Report) -> None:
     config, now, receipt, checkpoint = _source(request, at, say)
     if shard >= config.num_shards:
         raise InputError(f"--shard is {shard}: the run has shards 0 to {config.num_shards - 1}")
-    run = prepare_run(config, communicator, say)
+    directory = Path(request.resume) if request.resume else None
+    run = prepare_run(config, communicator, say, directory=directory)
     warn_of_changes(receipt, run, say)
     last = RunSchedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay

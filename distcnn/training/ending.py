@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from distcnn.architecture import describe
 from distcnn.config import as_flag
@@ -46,6 +47,21 @@ def make_result(run: Run, state: State) -> RunResult:
     """The result of a finished run."""
     config, test, architecture = run.config, state.test, ""
     assert test is not None  # the last step is always tested
+    best_step = state.step if state.best_step is None else state.best_step
+    best_test = test.correct if best_step == state.step else state.best_correct
+    validated: dict[str, Any] = {}
+    if validation := state.validation:
+        if best_step != state.step:
+            best_test = state.best_test.correct if state.best_test else 0
+        validated = {
+            "validation_examples": validation.examples,
+            "validation_loss": validation.loss,
+            "validation_accuracy": validation.correct / validation.examples,
+            "best_validation_accuracy": state.best_correct / validation.examples,
+        }
+    if config.patience:
+        is_cut = state.step < run.schedule.total_steps
+        validated["stopped_early"] = is_cut and state.exhausts(config.patience)
     reached = state.reaches(config.target_accuracy)
     with suppress(InputError):  # a network that cannot be written as text
         architecture = describe(run.model, initialisers=False)
@@ -61,8 +77,8 @@ def make_result(run: Run, state: State) -> RunResult:
         params_sha256=params_sha256(run.parameters),
         epochs=state.step // run.schedule.steps_an_epoch,
         steps=state.step,
-        best_step=state.step if state.best_step is None else state.best_step,
-        best_test_accuracy=state.best_correct / test.examples,
+        best_step=best_step,
+        best_test_accuracy=best_test / test.examples,
         target_accuracy=config.target_accuracy or None,
         target_reached=reached if config.target_accuracy else None,
         seconds_to_target=round(state.run_seconds, 3) if reached else None,
@@ -73,5 +89,8 @@ def make_result(run: Run, state: State) -> RunResult:
         reduction=config.reduction,
         images_per_second=round(state.whole.images_per_second, 1),
         train_seconds=round(state.whole.seconds, 3),
+        test_seconds=round(state.test_seconds, 3),
+        bookkeeping_seconds=round(state.safety_seconds, 3),
         dataset=run.dataset_record,
+        **validated,
     )

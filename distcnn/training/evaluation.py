@@ -23,11 +23,11 @@ class EvaluationStopped(Exception):
     """A rank was asked to stop: all ranks have left the evaluation, which can be repeated."""
 
 
-def examples_of_rank(test_examples: int, block_size: int, world_size: int, rank: int) -> range:
-    """The test examples that ``rank`` evaluates: neighbouring blocks, the last may be short."""
-    blocks = share_of(num_blocks(test_examples, block_size), world_size, rank)
+def examples_of_rank(examples: int, block_size: int, world_size: int, rank: int) -> range:
+    """The part of ``examples`` that ``rank`` evaluates: whole blocks, except for the last one."""
+    blocks = share_of(num_blocks(examples, block_size), world_size, rank)
     start, stop = blocks.start * block_size, blocks.stop * block_size
-    return range(min(start, test_examples), min(stop, test_examples))
+    return range(min(start, examples), min(stop, examples))
 
 
 def num_blocks(examples: int, block_size: int) -> int:
@@ -37,24 +37,25 @@ def num_blocks(examples: int, block_size: int) -> int:
 
 @dataclass
 class Evaluation:
-    """Tests a network on the test set, in blocks of the microbatch's shape.
+    """Evaluates a network on a ``split``, in blocks of the microbatch's shape.
 
-    This rank has ``part`` of the ``test_examples``. After every ``blocks_between_checks`` blocks,
+    This rank has ``part`` of its ``examples``. After every ``blocks_between_checks`` blocks,
     all ranks check together whether one was asked to stop.
     """
 
     lane: Lane
     loss: Loss
     part: Part
-    test_examples: int
+    examples: int
     communicator: Communicator
     blocks_between_checks: int = 8
     stop_request: StopRequest = lambda: None
+    split: str = "test"
     predicted: NDArray[np.int64] | None = field(default=None, init=False)
-    """Number of test images that the latest evaluation put into each class."""
+    """Number of images that the latest evaluation put into each class."""
 
     def __call__(self) -> Totals:
-        """Loss, correct answers and examples over the whole test set, on every rank. Collective.
+        """Loss, correct answers and examples over the whole split, on every rank. Collective.
 
         All ranks raise ``EvaluationFailure`` or ``EvaluationStopped`` together.
         """
@@ -63,7 +64,7 @@ class Evaluation:
 
     def _evaluate(self) -> Totals:
         size = self.lane.microbatch.size
-        blocks = num_blocks(self.test_examples, size)
+        blocks = num_blocks(self.examples, size)
         (classes,) = self.lane.plan.output_shape
         sums = np.zeros(STATS_SIZE + classes + blocks)
         counts, predicted, tested = np.split(sums, [STATS_SIZE, STATS_SIZE + classes])
@@ -119,17 +120,19 @@ class Evaluation:
     def _explained(self, block: int, error: RangeError) -> str:
         """Which examples of ``block`` have a loss that cannot be added, and the origin of it."""
         plan, microbatch = self.lane
-        first = block * microbatch.size
         where = first_not_finite(plan, self.loss, microbatch) or error
-        return f"test examples {first} to {first + len(microbatch.chosen) - 1}: {where}"
+        rows = self.part.rows(microbatch.chosen)
+        if self.split == "test":
+            return f"test examples {rows[0]} to {rows[-1]}: {where}"
+        return f"{where}; {self.split} examples {', '.join(map(str, rows))} of the training set"
 
     def _check_each_once(self, tested: NDArray[np.float64]) -> None:
         size = self.lane.microbatch.size
         expected = np.full(len(tested), size)
-        expected[-1] = self.test_examples - (len(tested) - 1) * size
+        expected[-1] = self.examples - (len(tested) - 1) * size
         for block in np.flatnonzero(tested != expected):
             raise TrainingError(
-                f"evaluation: block {block} of the test set counted"
-                f" {counted(round(tested[block]), 'example')}, not {expected[block]}: every test"
-                " example must be tested exactly once"
+                f"evaluation: block {block} of the {self.split} set counted"
+                f" {counted(round(tested[block]), 'example')}, not {expected[block]}: every"
+                f" {self.split} example must be evaluated exactly once"
             )

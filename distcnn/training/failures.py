@@ -113,8 +113,7 @@ class ShardFailures:
             what = str(error)
             if isinstance(error, RangeError):
                 what = self._explained(error, shard, lane)
-            chosen = lane.microbatch.chosen
-            examples = ", ".join(str(shard.first_example + index) for index in chosen)
+            examples = ", ".join(map(str, shard.rows(lane.microbatch.chosen)))
             self._texts[shard.index] = (
                 f"step {self._step}, shard {shard.index}: {what}; training examples {examples}"
             )

@@ -15,7 +15,14 @@ Line = dict[str, Any]
 MALFORMED = ValueError, LookupError, TypeError, AttributeError, RecursionError
 """What reading and checking lines raises for those that distcnn did not write."""
 STARTS = ("start", "resume")
-TABLES = {"dataset": object, "software": object, "parameters": str, "model_sources": str}
+TABLES = {
+    "dataset": object,
+    "software": object,
+    "machine": object,
+    "initial_weights": str,
+    "parameters": str,
+    "model_sources": str,
+}
 """Values of a line that hold others by name, where it has them, and the others' types."""
 
 

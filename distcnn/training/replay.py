@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
+from distcnn.checkpoints.weights import INITIAL_WEIGHTS
 from distcnn.config import Config
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
@@ -23,6 +24,7 @@ from distcnn.training.receipt import Line, Receipt, read_receipt
 from distcnn.training.results import RECEIPT, RESULT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report
+from distcnn.training.selection import best_weights
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from distcnn.user_code import compare_sources, require_outside, require_trust
@@ -66,12 +68,14 @@ def replay(
     together(communicator, lambda: require_trust(own, directory, given, trust_model))
     config = dataclasses.replace(for_replay(config, data), **given)
     together(communicator, lambda: require_outside(config.own_code.values(), directory))
-    run = prepare_run(config, communicator, say)
+    run = prepare_run(config, communicator, say, directory=directory)
     _compare_data(receipt, run)
+    _compare_initial_weights(receipt, run)
     warn_of_changes(receipt, run, say)
-    state = State()
+    state, best = State(), None
     if checkpoint:
         state = together(communicator, lambda: restore_checkpoint(run, checkpoint))
+        best = best_weights(run, state, CheckpointStore(directory / CHECKPOINTS))
     if problem:
         raise Different(problem)
     say(
@@ -83,7 +87,7 @@ def replay(
         if text := difference(line, found, THE_RECEIPT):
             raise Different(f"step {state.step}, in its checkpoint: {text}")
     comparison = Comparison(receipt, state.step - state.epoch_end_pending, last, metrics)
-    loop = Loop(run, state, comparison)
+    loop = Loop(run, state, comparison, best=best)
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
     try:
         follow(loop, receipt, last, data, end_epoch=bool(at_end & {"weights", "epoch"}))
@@ -168,6 +172,18 @@ def _compare_data(receipt: Receipt, run: Run) -> None:
                     f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"
                     f" receipt, but {value} in {run.dataset.path}"
                 )
+
+
+def _compare_initial_weights(receipt: Receipt, run: Run) -> None:
+    """``Different`` when the weights to start from are not the recorded ones."""
+    for line in receipt.starts:
+        recorded = line.get("initial_weights", {}).get("params_sha256")
+        now = run.initial.record["params_sha256"] if run.initial else None
+        if recorded != now:
+            raise Different(
+                f"step {line['step']}: the initial weights have the SHA-256 {recorded} in the"
+                f" receipt, but {now} in {INITIAL_WEIGHTS}"
+            )
 
 
 def warn_of_changes(receipt: Receipt, run: Run, say: Report) -> None:

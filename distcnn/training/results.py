@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS
+from distcnn.checkpoints.weights import BEST_WEIGHTS, INITIAL_WEIGHTS, WEIGHTS
 from distcnn.errors import InputError
 from distcnn.network import Network
 from distcnn.system.files import read_bytes, reading, write_atomically
@@ -18,9 +18,29 @@ from distcnn.system.json_values import from_json, to_json
 
 RESULT, SHA256SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
-ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
+METRICS_TABLE = "metrics.csv"
+ALL_FILES = (
+    CONFIG,
+    METRICS,
+    METRICS_TABLE,
+    RECEIPT,
+    RESULT,
+    WEIGHTS,
+    BEST_WEIGHTS,
+    INITIAL_WEIGHTS,
+)
 """Those of which ``SHA256SUMS`` has the hashes."""
 IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
+
+
+OPTIONAL = (
+    "validation_examples",
+    "validation_loss",
+    "validation_accuracy",
+    "best_validation_accuracy",
+    "stopped_early",
+)
+"""What ``result.json`` has only where it is not None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +62,17 @@ class DatasetRecord:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     train_examples: int
+    """Without those that are held out for validation."""
     test_examples: int = 0
+    validation_examples: int | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What does not change when the file moves, for checkpoints and the receipt."""
-        return {name: getattr(self, name) for name in IDENTITY}
+        values = {name: getattr(self, name) for name in IDENTITY}
+        if self.validation_examples is not None:
+            values["validation_examples"] = self.validation_examples
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +84,27 @@ class RunResult:
         architecture: the network as text (``distcnn.architecture``); empty where text cannot tell
             it.
         parameters: the number of parameters.
-        test_accuracy, test_correct, test_loss: of the last test, after the last step.
+        test_accuracy, test_correct, test_loss: after the last step.
         test_examples: in the test set.
         train_loss: over the last epoch, or the part of it that was trained.
         params_sha256: the hash of the last weights, equal for equal bits.
         epochs: complete ones; a last partial epoch is not counted.
         steps: all that were taken.
-        best_step: the step after which the test accuracy was best, the first of equals.
-        best_test_accuracy: after ``best_step``.
+        best_step: the step after which the accuracy on the validation set was best, or without one
+            on the test set: the first of equals.
+        best_test_accuracy: after ``best_step``; 0 if the weights were lost before they were tested.
+        validation_examples: in the validation set; this and the next three are None without one.
+        validation_loss, validation_accuracy: after the last step.
+        best_validation_accuracy: after ``best_step``.
+        stopped_early: whether ``patience`` ended the run; None without it.
         target_accuracy, target_reached: None without a target.
         seconds_to_target: from the start of the first step, tests included; None if not reached.
         world_size: the ranks that the run began on.
         num_shards, microbatch_size, seed, reduction: as configured.
         images_per_second: of all ranks together, over ``train_seconds``.
         train_seconds: that the steps took, without tests and checkpoints.
+        test_seconds: that the tests took.
+        bookkeeping_seconds: that hashes, ledger and checkpoints took beside the steps.
         dataset: the image set.
         output: the run directory; empty where nothing was written.
         network: the trained network, for prediction: of a result that ``Trainer.fit`` returned.
@@ -91,6 +123,11 @@ class RunResult:
     steps: int
     best_step: int
     best_test_accuracy: float = 0.0
+    validation_examples: int | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    best_validation_accuracy: float | None = None
+    stopped_early: bool | None = None
     target_accuracy: float | None = None
     target_reached: bool | None = None
     seconds_to_target: float | None = None
@@ -101,6 +138,8 @@ class RunResult:
     reduction: str = ""
     images_per_second: float = 0.0
     train_seconds: float = 0.0
+    test_seconds: float = 0.0
+    bookkeeping_seconds: float = 0.0
     dataset: DatasetRecord
     output: str = ""
     network: Network | None = field(default=None, repr=False, compare=False)
@@ -112,8 +151,27 @@ class RunResult:
             left_out.add("architecture")
         if self.target_accuracy is None:
             left_out |= {"target_accuracy", "target_reached", "seconds_to_target"}
+        left_out |= {name for name in OPTIONAL if getattr(self, name) is None}
         values = to_json(dataclasses.replace(self, network=None))
+        if self.dataset.validation_examples is None:
+            del values["dataset"]["validation_examples"]
         return {name: value for name, value in values.items() if name not in left_out}
+
+    @property
+    def choosing_accuracy(self) -> float:
+        """After the last step, on the set that chooses: ``choosing_split``."""
+        return self.test_accuracy if self.validation_accuracy is None else self.validation_accuracy
+
+    @property
+    def best_choosing_accuracy(self) -> float:
+        """After ``best_step``, on the set that chooses."""
+        best = self.best_validation_accuracy
+        return self.best_test_accuracy if best is None else best
+
+    @property
+    def choosing_split(self) -> str:
+        """The set that chooses the best weights and ends runs: "validation", else "test"."""
+        return "test" if self.validation_accuracy is None else "validation"
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunResult:
@@ -121,13 +179,18 @@ class RunResult:
         return from_json(cls, {**values, "output": "", "network": None})
 
 
-def weights_attributes(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
-    """The attributes of a file with the weights of ``step``, which had ``test_accuracy``."""
-    dataset = to_json(result.dataset)
+def weights_attributes(result: RunResult, best: bool = False) -> dict[str, Any]:
+    """The attributes of the file with the last weights, or with the ``best``."""
+    dataset, validation_accuracy = to_json(result.dataset), result.validation_accuracy
+    step, test_accuracy = result.steps, result.test_accuracy
+    if best:
+        step, test_accuracy = result.best_step, result.best_test_accuracy
+        validation_accuracy = result.best_validation_accuracy
     return {
         "model": result.model,
         "step": step,
         "test_accuracy": test_accuracy,
+        **({} if validation_accuracy is None else {"validation_accuracy": validation_accuracy}),
         **{name: dataset[name] for name in ("image_shape", "mean", "std", "class_names")},
         "microbatch_size": result.microbatch_size,
         **({"architecture": result.architecture} if result.architecture else {}),
@@ -141,7 +204,9 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
         write_atomically(folder / name, content)
     if best is None:
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)  # of an earlier, shorter run
-    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, RECEIPT)}
+    names = [CONFIG, METRICS, METRICS_TABLE, RECEIPT]
+    names += [INITIAL_WEIGHTS] if os.path.lexists(folder / INITIAL_WEIGHTS) else []
+    files |= {name: read_bytes(folder / name) for name in names}
     files[RESULT] = (json.dumps(result.to_json(), indent=2) + "\n").encode()
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
     write_atomically(folder / SHA256SUMS, "".join(sums).encode())

@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from distcnn.checkpoints.weights import INITIAL_WEIGHTS
 from distcnn.config import FREE, Config, as_flag
 from distcnn.config_parsing import Request
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError
 from distcnn.system.files import explaining
+from distcnn.system.host import processor
 from distcnn.system.wording import counted
 from distcnn.training import results
 from distcnn.training.checkpointing import parse_checkpoint
 from distcnn.training.fingerprint import differences
+from distcnn.training.initial import InitialWeights
 from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
 from distcnn.training.results import CONFIG, RECEIPT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory
@@ -46,7 +52,7 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     directory, in_place = existing_run(request.resume), is_in_place(request)
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
-    result = _finished_result(directory, config, report, checkpoint)
+    result = _finished_result(directory, stored, config, report, checkpoint)
     if result is None or "data" in request.given:  # otherwise nothing is imported
         require_trust(config.own_code, directory, request.given, request.trust_model)
     if checkpoint and result is None:
@@ -109,8 +115,9 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     if contradicting := _contradictions(stored, request.given):
         raise InputError(
             f"--resume: the run in {directory} has other settings: {contradicting}:"
-            " leave them out, or start a new run (only these may change: epochs, max_steps, output,"
-            " how often to log, test and save, time-outs, tracing, the path of the same data)"
+            " leave them out, or start a new run (only these may change: epochs, max_steps,"
+            " patience, target_accuracy, output, how often to log, test and save, time-outs,"
+            " tracing, the path of the same data)"
         )
     here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})
@@ -126,7 +133,7 @@ def _contradictions(stored: Config, given: dict[str, Any]) -> str:
 
 
 def _finished_result(
-    directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
+    directory: Path, stored: Config, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
     """The result of a run that is finished under ``config`` and has intact files; else None."""
     if not os.path.lexists(directory / results.RESULT):
@@ -137,8 +144,9 @@ def _finished_result(
         damage = str(error)
     if not damage:
         total_steps = RunSchedule(config, result.dataset.train_examples).total_steps
-        reached = 0 < config.target_accuracy <= result.test_accuracy and result.steps < total_steps
-        if reached or result.steps == total_steps:
+        reached = 0 < config.target_accuracy <= result.choosing_accuracy
+        stopped = result.stopped_early and config.patience == stored.patience
+        if result.steps == total_steps or (result.steps < total_steps and (reached or stopped)):
             return result
     if checkpoint is None:
         raise InputError(
@@ -172,11 +180,7 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
 
 def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
     """``InputError`` if the user's own code was edited since, unless that is ``accepted``."""
-    recorded: Sources = {}
-    with suppress(*MALFORMED):
-        texts = point.checkpoint.texts if point.checkpoint else None
-        receipt = parse_receipt(texts["receipt"]) if texts else read_receipt(point.directory)
-        recorded = receipt.starts[-1].get("model_sources", {})
+    recorded: Sources = _last_start(point).get("model_sources", {})
     if not recorded or not now:
         return
     changes = compare_sources(recorded, now)
@@ -191,6 +195,25 @@ def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report
         report(f"warning: the {source} was edited, so bits differ from here on: {changes}")
     elif changes.layout:
         report(f"warning: comments or layout in the {source} were edited: {changes}")
+
+
+def check_initial_weights(point: ResumePoint, initial: InitialWeights | None) -> None:
+    """``InputError`` if the run's initial weights are not those that it began with."""
+    before = _last_start(point).get("initial_weights", {}).get("params_sha256")
+    if initial and before and before != initial.record["params_sha256"]:
+        raise InputError(
+            f"--resume: the run in {point.directory} began with other initial weights:"
+            f" {INITIAL_WEIGHTS} there, or {initial.record['file']}, was changed; restore it"
+        )
+
+
+def _last_start(point: ResumePoint) -> dict[str, Any]:
+    """The receipt's line on the last start; empty where it cannot be read."""
+    with suppress(*MALFORMED):
+        texts = point.checkpoint.texts if point.checkpoint else None
+        receipt = parse_receipt(texts["receipt"]) if texts else read_receipt(point.directory)
+        return receipt.starts[-1]
+    return {}
 
 
 def open_directory(
@@ -227,11 +250,22 @@ def _carried(config: Config, point: ResumePoint | None) -> list[Checkpoint]:
     ]
 
 
+def machine_of(communicator: Communicator) -> dict[str, Any]:
+    """When and where a start or resume happens, for the receipt; a replay does not compare it."""
+    return {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "ranks_by_host": Counter(communicator.hosts),
+        "processor": processor(),
+        "mpi": communicator.description,
+    }
+
+
 def begin_recording(
     run: Run, path: Path, point: ResumePoint | None, report: Report, held: ExitStack
 ) -> RunDirectory:
     """Restore the directory's files to the checkpoint, and note this start in the receipt."""
-    directory = RunDirectory(path, run.config, report, held)
+    initial_weights = run.initial.content if run.initial else b""
+    directory = RunDirectory(path, run.config, report, held, initial_weights)
     checkpoint = point.checkpoint if point else None
     step = checkpoint.step if checkpoint else 0
     if point:
@@ -243,8 +277,7 @@ def begin_recording(
         if changed := changed_lengths(point.directory, step, run.config):
             report(changed)
         texts = checkpoint.texts if checkpoint else {"metrics": "", "receipt": ""}
-        directory.metrics.restore(texts["metrics"])
-        directory.receipt.restore(texts["receipt"])
+        directory.restore(texts["metrics"], texts["receipt"])
     software = parse_checkpoint(checkpoint).software if checkpoint else run.software
     if changes := differences(software, run.software):
         report(
@@ -258,6 +291,8 @@ def begin_recording(
         configuration=dataclasses.asdict(run.config),
         dataset=run.dataset_record.identity,
         software=run.software,
+        machine=machine_of(run.communicator),
         **({"model_sources": run.model_sources} if run.model_sources else {}),
+        **({"initial_weights": run.initial.record} if run.initial else {}),
     )
     return directory

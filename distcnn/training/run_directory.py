@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, CheckpointWriter
-from distcnn.checkpoints.weights import BEST_WEIGHTS, Arrays, encode_weights
+from distcnn.checkpoints.weights import BEST_WEIGHTS, INITIAL_WEIGHTS, Arrays, encode_weights
 from distcnn.checkpoints.writer import DISK_IS_FULL, with_room
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Parameters
-from distcnn.system.files import explaining, remove_temporary_files
+from distcnn.system.files import explaining, remove_temporary_files, write_atomically
 from distcnn.training import results, run_files
 from distcnn.training.checkpointing import RunRecorder, make_checkpoint
 from distcnn.training.ledger import Entry
+from distcnn.training.line_files import COLUMNS, LineLog, MetricsTable
 from distcnn.training.results import RunResult
 from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
@@ -37,19 +38,40 @@ class RunDirectory(RunRecorder):
 
     location: Path
 
-    def __init__(self, path: Path, config: Config, report: Report, held: ExitStack) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        report: Report,
+        held: ExitStack,
+        initial_weights: bytes = b"",
+    ) -> None:
         self._config, self._report, self._held = config, report, held
+        self._initial_weights = initial_weights
         self._move_to(path)
         self._best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
-        self.metrics = run_files.LineLog(results.METRICS, self.locate, report)
-        self.receipt = run_files.LineLog(results.RECEIPT, self.locate, report)
+        self.metrics = LineLog(results.METRICS, self.locate, report)
+        self.receipt = LineLog(results.RECEIPT, self.locate, report)
+        columns = [
+            name for name in COLUMNS if config.validation or not name.startswith("validation_")
+        ]
+        self._table = MetricsTable(results.METRICS_TABLE, self.locate, report, columns)
+        self._files = self.metrics, self._table, self.receipt
         self._writer = CheckpointWriter(
             lambda: CheckpointStore(self.locate() / CHECKPOINTS), config.keep, report
         )
 
+    def restore(self, metrics: str, receipt: str) -> None:
+        """Make the files hold exactly these lines."""
+        self.metrics.restore(metrics)
+        self._table.restore(metrics)
+        self.receipt.restore(receipt)
+
     def add_metrics(self, kind: str, **values: Any) -> None:
-        self.metrics.add({"kind": kind, **values})
+        line = {"kind": kind, **values}
+        self.metrics.add(line)
+        self._table.add(line)
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         self.receipt.add({"kind": kind, "step": step, **values})
@@ -66,13 +88,11 @@ class RunDirectory(RunRecorder):
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
         weights = parameters.named()
-        last = encode_weights(
-            weights, results.weights_attributes(result, result.steps, result.test_accuracy)
-        )
+        last = encode_weights(weights, results.weights_attributes(result))
 
         def write() -> None:
-            self.metrics.complete()
-            self.receipt.complete()
+            for file in self._files:
+                file.complete()
             results.write_results(self.locate(), result, last, best)
 
         try:
@@ -105,7 +125,7 @@ class RunDirectory(RunRecorder):
                     f" best, cannot be read ({error})"
                 )
                 return None
-        attributes = results.weights_attributes(result, step, result.best_test_accuracy)
+        attributes = results.weights_attributes(result, best=True)
         return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:
@@ -125,6 +145,9 @@ class RunDirectory(RunRecorder):
         flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
         self.location, self._descriptor = path, os.open(path, flags)
         self._held.callback(os.close, self._descriptor)
+        if self._initial_weights:
+            with explaining(f"{path} cannot be written", "free some space, or fix that"):
+                write_atomically(path / INITIAL_WEIGHTS, self._initial_weights)
 
     def _is(self, path: Path) -> bool:
         with suppress(OSError):
@@ -145,8 +168,8 @@ class RunDirectory(RunRecorder):
         self._report(
             f"warning: {lost} was removed during the run: writing its files again, to {made}"
         )
-        self.metrics.file_is_lost()
-        self.receipt.file_is_lost()
+        for file in self._files:
+            file.file_is_lost()
 
 
 def create_run_directory(

@@ -1,16 +1,14 @@
-"""Files of a run directory: its lock, its configuration, and files of JSON lines."""
+"""Files of a run directory: its lock and its configuration."""
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from distcnn.config import Config
 from distcnn.config_parsing import read_toml
@@ -64,66 +62,6 @@ def require_owner(path: Path, *inside: str) -> None:
                     f"{file} belongs to another user ({owner}), who could change the run's files"
                     " while they are written: name a folder of your own with --output, or accept"
                     " this one with --allow-other-owner"
-                )
-
-
-class LineLog:
-    """A file of JSON lines, also in memory: a full disk neither ends the run nor loses a line."""
-
-    def __init__(self, name: str, locate: Callable[[], Path], report: Report) -> None:
-        self._name, self._locate, self._report = name, locate, report
-        self._lines: list[str] = []
-        self._whole = True
-        """Whether the file holds all lines, as far as we know."""
-        self._reported = False
-
-    @property
-    def text(self) -> str:
-        """All lines so far."""
-        return "".join(self._lines)
-
-    def restore(self, text: str) -> None:
-        """Make the file hold exactly ``text``."""
-        self._lines = [text]
-        self.file_is_lost()
-        self._write("")
-
-    def file_is_lost(self) -> None:
-        """Write all lines with the next one."""
-        self._whole = False
-
-    def add(self, values: dict[str, Any]) -> None:
-        """Append one line."""
-        line = json.dumps(values) + "\n"
-        self._lines.append(line)
-        self._write(line)
-
-    def complete(self) -> None:
-        """Make the file hold all lines, whatever others have done to it."""
-        path, content = self._locate() / self._name, self.text.encode()
-        with suppress(OSError):
-            if files.read_bytes(path) == content:
-                return
-        if self._whole:
-            self._report(f"warning: {path} was changed or removed by others: writing it again")
-        files.write_atomically(path, content)
-        self._whole = True
-
-    def _write(self, line: str) -> None:
-        try:
-            path = self._locate() / self._name
-            if self._whole:
-                files.append(path, line)
-            else:
-                files.write_atomically(path, self.text.encode(), sync=False)
-            self._whole, self._reported = True, False
-        except OSError as error:
-            self._whole = False
-            if not self._reported:
-                self._reported = True
-                self._report(
-                    f"warning: {self._name} cannot be written ({error.strerror}): its lines are"
-                    " kept in memory; training continues"
                 )
 
 

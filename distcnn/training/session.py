@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distcnn.checkpoints import CheckpointStore
+from distcnn.config import Config
 from distcnn.config_parsing import Request
 from distcnn.datasets import Dataset
 from distcnn.distributed import Communicator, on_root, together
@@ -25,8 +26,11 @@ from distcnn.training.results import RunResult
 from distcnn.training.resume import ResumePoint, begin_recording, open_directory
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
+from distcnn.training.selection import best_weights
 from distcnn.training.setup import Components, Run, prepare_run
 from distcnn.training.state import State
+from distcnn.training.tensorboard import TensorBoard, require_tensorboardx
+from distcnn.training.time_left import time_left
 from distcnn.user_code import require_outside
 
 Announce = Callable[[Run, Path | None, State, ResumePoint | None], None]
@@ -96,13 +100,19 @@ class Session:
             output = request.given.get("output", "")
             own = config.own_code.values()
             together(communicator, lambda: require_outside(own, request.resume, output))
-        callbacks, signals = Callbacks(self.callbacks, communicator), self.signals
+        callbacks, signals = Callbacks(self._all_callbacks(config), communicator), self.signals
 
         def stop_request() -> str | None:
             return (signals.requested if signals else None) or callbacks.problem
 
         run = prepare_run(
-            config, communicator, progress.say, self.components, self.images, stop_request
+            config,
+            communicator,
+            progress.say,
+            self.components,
+            self.images,
+            stop_request,
+            Path(request.resume) if request.resume else None,
         )
         if point and (result := point.result):
             together(communicator, lambda: check_dataset(result.dataset, run))
@@ -118,7 +128,17 @@ class Session:
             on_root(
                 communicator, lambda: resume.check_model(point, sources, accepted, progress.say)
             )
+            on_root(communicator, lambda: resume.check_initial_weights(point, run.initial))
         return self._take_steps(run, point, callbacks, held)
+
+    def _all_callbacks(self, config: Config) -> list[Callback]:
+        """The given ones, and that of ``--tensorboard``. Collective."""
+        given = list(self.callbacks)
+        if config.tensorboard and not any(isinstance(each, TensorBoard) for each in given):
+            on_root(self.communicator, require_tensorboardx)
+            report = self.progress.say
+            given.append(together(self.communicator, lambda: TensorBoard(report=report)))
+        return given
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:
         """On root: the run to continue, locked if it is written there."""
@@ -137,10 +157,11 @@ class Session:
     ) -> Outcome:
         communicator, progress = run.communicator, self.progress
         checkpoint = point.checkpoint if point else None
-        state = State(world_size=communicator.world_size)
-        if checkpoint:
+        state, best = State(world_size=communicator.world_size), None
+        if point and checkpoint:
             with Span(RESTORE):
                 state = together(communicator, lambda: restore_checkpoint(run, checkpoint))
+                best = best_weights(run, state, CheckpointStore(point.directory / CHECKPOINTS))
         path, recorder = None, RunRecorder()
         if self.writes:
             making = self.signals.making_run() if self.signals else nullcontext()
@@ -154,7 +175,8 @@ class Session:
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
-        progress.start(run.schedule.total_steps, state.step)
+        progress.start(run.schedule.total_steps, state.step, time_left(run, state))
+        callbacks.call("on_prepare", communicator.rank, path)
         callbacks.call("on_start", run.schedule.total_steps, state.step)
         callbacks.raise_together("before its first step")
         traced: AbstractContextManager[object] = nullcontext()
@@ -162,7 +184,7 @@ class Session:
             traced = self.trace(run, state, lambda: recorder.location or path)
         try:
             with traced:
-                result = Loop(run, state, recorder, progress, callbacks).train()
+                result = Loop(run, state, recorder, progress, callbacks, best).train()
         finally:
             progress.close()
         callbacks.call("on_end", result)

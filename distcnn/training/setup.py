@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from distcnn import spans
 from distcnn.config import Config
-from distcnn.datasets import Dataset, DatasetInfo, Microbatch
+from distcnn.datasets import Dataset, DatasetInfo, Microbatch, Part
+from distcnn.datasets.hdf5 import VALIDATION
+from distcnn.datasets.normalisation import Normalisation
 from distcnn.distributed import Communicator, blas_threads, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.models import Model, build_model, find_model, initialise_model
@@ -26,8 +29,15 @@ from distcnn.system.host import oversubscription, threads_for_each, usable_cores
 from distcnn.system.wording import counted
 from distcnn.training import consistency
 from distcnn.training.advice import require_enough_examples
-from distcnn.training.data import open_data, open_file, record_of, survey
+from distcnn.training.data import held_out, open_data, open_file, record_of, survey
 from distcnn.training.evaluation import Evaluation
+from distcnn.training.initial import (
+    InitialWeights,
+    frozen_parameters,
+    load_initial_weights,
+    normalisation_of,
+    trained_slices,
+)
 from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
@@ -68,12 +78,19 @@ class Run:
     parameters: Parameters
     training_step: TrainingStep
     evaluation: Evaluation
+    """On the test set."""
+    validation: Evaluation | None
+    """On the validation set, where one is held out."""
     dataset_record: DatasetRecord
     """What is recorded of the image set."""
     software: dict[str, str]
     """Root's fingerprint."""
     model_sources: Sources
     """The source of a model of the user's own, by module; else empty."""
+    initial: InitialWeights | None
+    """What it starts from, where that is not drawn from the seed."""
+    frozen: tuple[str, ...]
+    """The names of the parameters that are not trained."""
 
     @property
     def schedule(self) -> RunSchedule:
@@ -88,11 +105,13 @@ def prepare_run(
     components: Components | None = None,
     images: Dataset | None = None,
     stop_request: StopRequest = lambda: None,
+    directory: Path | None = None,
 ) -> Run:
     """Check the input, read this rank's part of the data, plan all buffers. Collective.
 
     ``report`` takes lines for the user, on root. ``components`` and ``images`` take the place of
     what ``config`` names. Steps and tests ask ``stop_request``, on every rank, whether to stop.
+    ``directory`` is that of a run to continue or replay, which has its initial weights.
     ``InputError`` is raised on all ranks.
     """
     own_shards = together(communicator, lambda: _check_world(config, communicator))
@@ -103,6 +122,8 @@ def prepare_run(
         sha256 = images.content_sha256() if communicator.world_size > 1 else ""
         infos = communicator.allgather(replace(info, sha256=info.sha256 or sha256))
         together(communicator, lambda: consistency.check_same_data(infos))
+        dataset = held_out(images, info, config, communicator)
+        info = dataset.read_info() if config.validation else info
         together(communicator, lambda: require_enough_examples(config, info.examples["train"]))
     name, shape, size = config.model, info.image_shape, config.microbatch_size
     with Span(spans.BUILD_NETWORK):
@@ -113,13 +134,20 @@ def prepare_run(
         consistency.same_model(sources, communicator)
         rng = PortableGenerator(generator(config.seed, INITIALISE))
         together(communicator, lambda: initialise_model(name, plan.parameters, rng))
+        initial = load_initial_weights(
+            config, plan.model, plan.parameters, info, communicator, report, directory
+        )
+        frozen = together(communicator, lambda: frozen_parameters(plan.parameters, config.freeze))
     with Span(spans.SURVEY_DATA):
-        data = open_data(images, info, config, communicator, own_shards)
+        data = open_data(dataset, info, config, communicator, own_shards)
         content = survey(data, info, size, communicator)
-    mean, std = np.array(content.mean), np.array(content.std)
+    of_data = Normalisation(content.mean, tuple(std if std > 0 else 1.0 for std in content.std))
+    used = together(communicator, lambda: normalisation_of(config, initial, of_data, report))
+    mean, std = np.array(used.mean), np.array(used.std)
     built_in = any(made.loss is loss for loss in LOSSES.values())
     loss = made.loss if built_in else OwnLoss(made.loss)
-    updater = made.optimizer.start(plan.parameters.values)
+    trained = trained_slices(plan.parameters, frozen) if frozen else None
+    updater = made.optimizer.start(plan.parameters.values, trained)
 
     def make_lane() -> Lane:
         another = plan.model.plan(shape, size, plan.parameters)
@@ -131,10 +159,13 @@ def prepare_run(
             config, communicator, lane, make_lane, loss, updater, data.shards, stop_request
         )
     blocks = FORWARDS_A_STEP * -(-config.num_shards // communicator.world_size)
-    tests = info.examples["test"]
-    evaluation = Evaluation(lane, loss, data.test, tests, communicator, blocks, stop_request)
+
+    def evaluation_of(split: str, part: Part) -> Evaluation:
+        count = info.examples[split]
+        return Evaluation(lane, loss, part, count, communicator, blocks, stop_request, split)
+
     with Span(spans.COMPARE_RANKS):
-        dataset_record = record_of(info, content, communicator)
+        dataset_record = replace(record_of(info, content, communicator), **vars(used))
         for remark in content.remarks:
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
@@ -148,10 +179,13 @@ def prepare_run(
         model=plan.model,
         parameters=plan.parameters,
         training_step=training_step,
-        evaluation=evaluation,
+        evaluation=evaluation_of("test", data.test),
+        validation=evaluation_of(VALIDATION, data.validation) if data.validation else None,
         dataset_record=dataset_record,
         software=software,
         model_sources=sources,
+        initial=initial,
+        frozen=frozen,
     )
 
 

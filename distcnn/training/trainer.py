@@ -60,6 +60,13 @@ class Trainer:
         threads_per_rank: BLAS threads while ``fit`` runs, on which bits depend; ``"auto"`` shares
             the cores among the ranks.
         cycle_epochs: length of one learning-rate cycle (warm restarts); 0 for one cycle.
+        initial_weights: what to start from: a run directory, or a file of weights (.h5 of distcnn
+            or Keras, .safetensors, .npz, .onnx, .pt with a PyTorch state dict).
+        map: which of them to load, as "ours=theirs,...", names of parameters or layers; by default
+            all, by name or in the order of the layers.
+        normalisation: of the inputs: that of the image set ("data"), that recorded with the initial
+            weights ("weights"), or numbers, "0.1307/0.3081".
+        freeze: names or patterns of parameters or layers that are not trained.
         communicator: an mpi4py communicator. By default all ranks where a launcher started several,
             else this process alone, without MPI.
 
@@ -89,6 +96,10 @@ class Trainer:
         gradient_limit: float = 65536.0,
         threads_per_rank: int | Literal["auto"] = 1,
         cycle_epochs: int = 0,
+        initial_weights: str | Path = "",
+        map: str = "",
+        normalisation: str = "data",
+        freeze: str | Sequence[str] = (),
         communicator: Any = None,
     ) -> None:
         self.optimizer = optimizer or SGD(learning_rate=0.03, momentum=0.9, nesterov=True)
@@ -110,7 +121,10 @@ class Trainer:
             steps = {"warmup_steps": self.schedule.warmup_steps, "cycle_epochs": cycle_epochs}
             sizes = {"num_shards": num_shards, "microbatch_size": microbatch_size, "seed": seed}
             sums = {"reduction": reduction, "overlap": overlap, "gradient_limit": gradient_limit}
-            self._settings: dict[str, Any] = {**names, **rates, **steps, **sizes, **sums}
+            start = {"initial_weights": str(initial_weights), "map": map}
+            start |= {"normalisation": normalisation}
+            start |= {"freeze": freeze if isinstance(freeze, str) else ",".join(freeze)}
+            self._settings: dict[str, Any] = {**names, **rates, **steps, **sizes, **sums, **start}
             self._settings["threads_per_rank"] = str(threads_per_rank)
             Config(**self._settings)  # refuses what is impossible
             used = find_loss(loss) if isinstance(loss, str) else loss
@@ -123,6 +137,8 @@ class Trainer:
         epochs: int = 3,
         max_steps: int = 0,
         target_accuracy: float = 0.0,
+        validation: float = 0.0,
+        patience: int = 0,
         output: str | Path | None = None,
         resume: bool | str | Path = False,
         callbacks: Sequence[Callback] = (),
@@ -149,7 +165,11 @@ class Trainer:
                 integers (N,).
             epochs: passes over the training set.
             max_steps: stop early after this many steps; the schedule is unchanged. 0: no limit.
-            target_accuracy: stop at the first test that reaches this fraction. 0: no target.
+            target_accuracy: stop at the first evaluation that reaches this fraction. 0: no target.
+            validation: hold out this part of the training set, a fraction below 1 or a number of
+                examples. It then chooses the best weights, and ends the run by ``target_accuracy``
+                and ``patience``; the test set is used once, at the end. 0: the test set chooses.
+            patience: stop after this many evaluations without a better accuracy. 0: never.
             output: the run directory, without a run yet; None to write nothing.
             resume: True to continue the run in ``output`` if there is one; or the directory of a
                 run to continue. The trainer must be one of the same arguments.
@@ -159,7 +179,7 @@ class Trainer:
             keep: number of checkpoints to keep, in addition to the best one.
             check_every: steps between comparisons of the weights over all ranks.
             log_every: steps between lines of metrics.
-            eval_every_epochs: epochs between tests; 0: at the end only.
+            eval_every_epochs: epochs between evaluations; 0: at the end only.
             accept_changed_model: resume although the source of your own code has changed.
             stall_timeout: seconds without progress after which **all ranks' processes are ended**
                 with a report; 0: never.
@@ -177,6 +197,7 @@ class Trainer:
             Stopped: on all ranks, for a signal, with ``handle_signals``.
         """
         end = {"epochs": epochs, "max_steps": max_steps, "target_accuracy": target_accuracy}
+        end |= {"validation": validation, "patience": patience}
         kept = {"checkpoint_every": checkpoint_every, "keep": keep, "check_every": check_every}
         logs = {"log_every": log_every, "eval_every_epochs": eval_every_epochs}
         host = {"data_memory": data_memory, "stall_timeout": stall_timeout}

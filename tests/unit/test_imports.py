@@ -20,9 +20,13 @@ LAYERS = [
     {"models.py", "datasets"},
     {"config.py", "score.py"},
     {"config_parsing.py", "network.py"},
+    {"interop"},
     {"training"},
     {"profiling"},
-    {"train.py", "verify.py", "report.py", "evaluate", "doctor", "benchmark"},
+    {
+        *("train.py", "verify.py", "convert.py", "evaluate", "export.py"),
+        *("report", "doctor", "benchmark"),
+    },
     {"scaling"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -39,14 +43,23 @@ OWNERS = {
     "h5py": {
         "checkpoints/format.py",
         "datasets/hdf5.py",
+        "datasets/importers/hdf5_arrays.py",
         "datasets/opening.py",
         "datasets/storage.py",
         "datasets/writer.py",
         "checkpoints/weights.py",
+        "interop/hdf5.py",
     },
     "matplotlib": {"plotting.py"},
-    "torch": set(),
-    "PIL": {"datasets/pictures.py"},
+    "scipy": {"datasets/importers/mat.py"},
+    "pyarrow": {"datasets/importers/parquet.py"},
+    "torch": {"interop/pytorch.py"},
+    "onnx": {"interop/onnx_reading.py", "interop/onnx_writing.py"},
+    "google": {"interop/onnx_reading.py"},
+    "safetensors": {"interop/safetensors_files.py"},
+    "PIL": {"datasets/pictures.py", "report/pictures.py"},
+    "jinja2": {"report/page.py"},
+    "tensorboardX": {"training/tensorboard.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},
 }
 

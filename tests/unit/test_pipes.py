@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from distcnn import report, train, verify
+from distcnn import train, verify
 from distcnn.benchmark.__main__ import main as benchmark
+from distcnn.report import __main__ as report
 from distcnn.scaling.__main__ import main as scaling
 
 Main = Callable[[Sequence[str]], int]
@@ -49,7 +50,10 @@ def test_a_named_pipe_is_refused_at_once(
 
 @pytest.mark.parametrize(
     "file",
-    ["config.toml", "result.json", "weights.h5", "receipt.jsonl", "metrics.jsonl", "SHA256SUMS"],
+    [
+        *("config.toml", "result.json", "weights.h5", "receipt.jsonl"),
+        *("metrics.jsonl", "metrics.csv", "SHA256SUMS"),
+    ],
 )
 def test_no_file_of_a_run_can_hang_a_command(file: str, tmp_path: Path) -> None:
     run = tmp_path / "run"

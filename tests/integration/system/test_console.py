@@ -21,6 +21,7 @@ MODULES = [
     "evaluate",
     "verify",
     "report",
+    "convert",
     "benchmark",
     "scaling",
     "scaling.interconnect_test",

@@ -127,7 +127,10 @@ def test_a_damaged_result_is_found_and_written_anew(
     assert (run / "result-until-step-12.json").read_text() == damaged
 
 
-FILES = ["config.toml", "metrics.jsonl", "receipt.jsonl", "result.json", "weights.h5", "SHA256SUMS"]
+FILES = [
+    *("config.toml", "metrics.jsonl", "metrics.csv", "receipt.jsonl"),
+    *("result.json", "weights.h5", "SHA256SUMS"),
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -149,7 +152,7 @@ def test_any_flipped_bit_of_a_finished_run_is_noticed(
     assert damage_of(run) or name == "SHA256SUMS", "older versions wrote no sums"
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "weights.h5"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "metrics.csv", "weights.h5"])
 def test_a_finished_run_with_a_damaged_file_is_finished_again(
     name: str, finished: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def test_a_run_directory_holds_everything(
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
     files = [
         "config.toml",
+        "metrics.csv",
         "metrics.jsonl",
         "receipt.jsonl",
         "result.json",

@@ -184,7 +184,7 @@ def test_ctrl_c_ends_an_import_in_one_line_and_leaves_the_older_file(
         raise KeyboardInterrupt
 
     (tmp_path / "out.h5").write_bytes(b"older")
-    monkeypatch.setattr("distcnn.datasets.folders.read_picture", interrupted)
+    monkeypatch.setattr("distcnn.datasets.importers.folders.read_picture", interrupted)
     assert images_command([str(image_folder), "--output", str(tmp_path / "out.h5")]) == 130
     assert capsys.readouterr().err.count("\n") == 1
     assert [each.read_bytes() for each in tmp_path.glob("*out.h5*")] == [b"older"]

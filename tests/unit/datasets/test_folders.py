@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distcnn.datasets import pictures, read_examples, read_info
-from distcnn.datasets.folders import list_images, write_image_folder
+from distcnn.datasets.importers.converting import prepare
+from distcnn.datasets.importers.folders import list_images, source_of, warn_of_transparency
+from distcnn.datasets.importers.source import Options
 from distcnn.datasets.pictures import common_form
 from distcnn.errors import InputError
 
@@ -65,7 +67,9 @@ def make_set(
         listing.paths(), options["size"], options["grayscale"], options["background"], warn
     )
     output_path = tmp_path / output
-    write_image_folder(output_path, folder, listing, form, name=options["name"], warn=warn)
+    source = source_of(listing, form)
+    prepare(source, Options(), warn).write(output_path, options["name"], f"images in {folder}")
+    warn_of_transparency(source, warn)
     info = read_info(output_path)
     found = {
         split: read_examples(info, split, range(count)) for split, count in info.examples.items()

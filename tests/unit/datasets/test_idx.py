@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.datasets.idx import open_idx, parse_idx
+from distcnn.datasets.importers.idx import open_idx, parse_idx
 from distcnn.errors import InputError
 
 ToIdx = Callable[[NDArray[np.integer]], bytes]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.datasets.folders import Listing, list_images
-from distcnn.datasets.layout import Classes, find_layout
+from distcnn.datasets.importers.folders import Listing, list_images
+from distcnn.datasets.importers.layout import Classes, find_layout
 from distcnn.errors import InputError
 
 

@@ -18,7 +18,7 @@ import pytest
 from distcnn.datasets import DatasetInfo, read_examples, read_info
 from distcnn.datasets import prepare_mnist as mnist
 from distcnn.datasets.dataset import SOURCE_VARIABLE, ensure_mnist
-from distcnn.datasets.idx import parse_idx
+from distcnn.datasets.importers.idx import parse_idx
 from distcnn.datasets.prepare_mnist import MIRRORS_VARIABLE, prepare_mnist, read_folder
 from distcnn.errors import InputError
 from tests.support.image_sets import assert_refused

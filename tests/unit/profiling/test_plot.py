@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distcnn.profiling.plot import COLOURS, colour_of, levels, span_of_steps
-from distcnn.report import main
+from distcnn.report.__main__ import main
 
 
 def slice_of(name: str, begin: float, end: float, rank: int = 0, **args: int) -> dict[str, Any]:

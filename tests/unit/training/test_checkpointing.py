@@ -23,7 +23,7 @@ from tests.support.training_fixtures import loop_of, prepare
 
 def snapshot_of(loop: Loop) -> Checkpoint:
     entries = all_entries(loop.run.training_step.ledger, Communicator(), loop.run.config.num_shards)
-    return make_checkpoint(loop.run, loop.state, entries, "metrics so far\n", "receipt so far\n")
+    return make_checkpoint(loop.run, loop.state, entries, '{"kind": "step"}\n', "receipt so far\n")
 
 
 def at_step(run: Run, step: int, end_epoch: bool = True) -> Loop:
@@ -115,7 +115,7 @@ def test_what_a_snapshot_says(image_set: MakeImageSet) -> None:
     ]
     assert snapshot.arrays["optimizer/velocity/conv1.weight"].shape == (8, 1, 3, 3)
     assert (snapshot.texts["metrics"], snapshot.texts["receipt"]) == (
-        "metrics so far\n",
+        '{"kind": "step"}\n',
         "receipt so far\n",
     )
     assert json.loads(snapshot.texts["configuration"]) == dataclasses.asdict(loop.run.config)

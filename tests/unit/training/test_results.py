@@ -124,15 +124,21 @@ def test_lost_best_weights_are_reported_and_an_older_file_is_removed(overtrained
     weights, _ = read_weights(overtrained / "weights.h5")
     with ExitStack() as held:
         directory = RunDirectory(overtrained, read_config(overtrained), said.append, held)
-        for log, name in (
-            (directory.metrics, "metrics.jsonl"),
-            (directory.receipt, "receipt.jsonl"),
-        ):
-            log.restore((overtrained / name).read_text())
+        texts = [(overtrained / name).read_text() for name in ("metrics.jsonl", "receipt.jsonl")]
+        directory.restore(*texts)
         directory.finish(SimpleNamespace(named=lambda: weights), result)  # type: ignore[arg-type]
     assert "weights-best.h5 is not written" in said[0]
     assert not (overtrained / "weights-best.h5").exists()
     assert damage_of(overtrained) is None
+
+
+def test_a_run_of_a_version_without_the_table_is_whole(left_alone: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(left_alone, tmp_path / "run"))
+    (run / "metrics.csv").unlink()
+    assert damage_of(run)
+    sums = (run / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (run / "SHA256SUMS").write_text("".join(line for line in sums if "metrics.csv" not in line))
+    assert damage_of(run) is None
 
 
 def test_the_checksums_are_those_of_sha256sum(left_alone: Path) -> None:

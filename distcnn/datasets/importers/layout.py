@@ -60,14 +60,17 @@ class Folder:
         return self.images + self.inner_images()
 
 
-def find_layout(folder: Path, warn: Warn) -> tuple[Classes, Classes | None]:
+def find_layout(
+    folder: Path, warn: Warn, validation_split: str | None = "drop"
+) -> tuple[Classes, Classes | None]:
     """Find the classes in ``folder``: those to train on and to test on.
 
     It holds either one folder for each class, or folders named for a training, test or validation
     set (``ROLES``) with class folders in them. Without a test set the validation set takes its
-    place; without both, the test set must be split off (None). ``warn`` is called with a line for
-    each thing that is left out or guessed. ``InputError`` when images are not in class folders, or
-    the classes of the sets differ.
+    place; without both, the test set must be split off (None). With both, ``validation_split`` is
+    what becomes of the validation set: it is left out ("drop"), or joins "test", else "train".
+    ``warn`` is called with a line for each thing that is left out or guessed. ``InputError`` when
+    images are not in class folders, or the classes of the sets differ.
     """
     if not os.path.isdir(folder):  # noqa: PTH112  (Path's raises for a name that is too long)
         raise InputError(
@@ -82,7 +85,7 @@ def find_layout(folder: Path, warn: Warn) -> tuple[Classes, Classes | None]:
     sets = [child for child in top.folders if child.role and child not in flat]
     others = [child for child in top.folders if not child.role and child.all_images()]
     if sets:
-        return _find_sets(top, sets, flat, others, warn)
+        return _find_sets(top, sets, flat, others, warn, validation_split)
     if flat and (len(flat) > 1 or not others):
         raise InputError(
             f"images without class folders in {first_few(child.path for child in flat)}: put the"
@@ -94,12 +97,18 @@ def find_layout(folder: Path, warn: Warn) -> tuple[Classes, Classes | None]:
 
 
 def _find_sets(
-    top: Folder, sets: list[Folder], flat: list[Folder], others: list[Folder], warn: Warn
+    top: Folder,
+    sets: list[Folder],
+    flat: list[Folder],
+    others: list[Folder],
+    warn: Warn,
+    validation_split: str | None,
 ) -> tuple[Classes, Classes | None]:
     """The classes in the folders ``sets``; ``flat`` hold images without classes, the names of
     ``others`` do not say which set they are.
     """
     train, test, validation = ([child for child in sets if child.role == role] for role in ROLES)
+    joining = validation if test and validation_split != "drop" else []
     tested = test or validation
     if len(train) != 1 or len(tested) > 1:
         raise InputError(
@@ -115,7 +124,7 @@ def _find_sets(
         )
     left_out = [(child, "it has no class folders") for child in flat]
     left_out += [(child, "it is not named as a set") for child in others]
-    left_out += [(child, "there is a test set") for child in validation if test]
+    left_out += [(child, "there is a test set") for child in validation if test and not joining]
     for child, why in left_out:
         images = counted(len(child.all_images()), "image")
         warn(f"left out: folder '{child.name}' with {images}: {why}")
@@ -127,16 +136,29 @@ def _find_sets(
             " (--test-fraction)"
         )
         return classes, None
-    test_classes = _classes(tested[0], warn)
-    if classes.keys() != test_classes.keys():
-        differing = sorted(classes.keys() ^ test_classes.keys())
-        raise InputError(
-            f"the classes of '{train[0].name}' and '{tested[0].name}' in {top.path} differ:"
-            f" {first_few(differing)}: both must hold the same class folders, with images in each"
-        )
+    test_classes = _same_classes(train[0], tested[0], classes, warn)
     if not test:
         warn(f"no test set was found: '{tested[0].name}' is used as the test set")
+    for child in joining:
+        into = test_classes if validation_split == "test" else classes
+        for name, paths in _same_classes(train[0], child, classes, warn).items():
+            into[name] = into[name] + paths
+        images = counted(len(child.all_images()), "image")
+        name = (test if into is test_classes else train)[0].name
+        warn(f"'{child.name}' joins '{name}' with {images} (--validation-split)")
     return classes, test_classes
+
+
+def _same_classes(train: Folder, other: Folder, classes: Classes, warn: Warn) -> Classes:
+    """The classes of ``other``. ``InputError`` unless they are those of ``train``."""
+    found = _classes(other, warn)
+    if classes.keys() != found.keys():
+        differing = sorted(classes.keys() ^ found.keys())
+        raise InputError(
+            f"the classes of '{train.name}' and '{other.name}' in {train.path.parent} differ:"
+            f" {first_few(differing)}: both must hold the same class folders, with images in each"
+        )
+    return found
 
 
 def _classes(folder: Folder, warn: Warn) -> Classes:

@@ -12,27 +12,26 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.hdf5 import SPLITS, Images, by
-from distcnn.datasets.writer import Split, chunk_examples, write_dataset
+from distcnn.datasets.hdf5 import SPLITS, by
+from distcnn.datasets.importers.source import Examples, Rows, Source, require_room
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
-from distcnn.system.wording import counted, first_few, plural
 
 UNSIGNED_BYTE = 8
 MAX_DIMENSIONS = 4
 PIECE_BYTES = 2**24
 """How much is read at once, and the largest item."""
 PIECE_ITEMS = 2**20
-MAX_LABELS = 256
-"""Labels are bytes."""
 GZIP_MAGIC, MAX_GZIP_LAYERS = b"\x1f\x8b", 2
 FAULTS = (EOFError, zlib.error, OSError)
 """Exceptions of damaged gzip files and failing disks."""
@@ -135,6 +134,15 @@ def usual_name(split: str, part: str) -> str:
     return f"{'t10k' if split == 'test' else split}-{part}-{PARTS[part]}-ubyte"
 
 
+def name_pattern(split: str, part: str) -> re.Pattern[str]:
+    """What matches the usual names of this part."""
+    split_name = "(?:t10k|test)" if split == "test" else split
+    return re.compile(
+        rf"(?:.*[-_.])?{split_name}[-_.]{part}(?:[-_.]{PARTS[part]})?(?:[-_.]ubyte)?(?:\.gz)?",
+        re.IGNORECASE,
+    )
+
+
 def find_idx(folder: Path, split: str, part: str) -> list[Path]:
     """Files in ``folder`` named as this part usually is, MNIST's own name first.
 
@@ -142,11 +150,7 @@ def find_idx(folder: Path, split: str, part: str) -> list[Path]:
     ``emnist-letters-train-images-idx3-ubyte``; also in a folder of such a name or in ``raw``, as
     archives and torchvision unpack them.
     """
-    split_name = "(?:t10k|test)" if split == "test" else split
-    pattern = re.compile(
-        rf"(?:.*[-_.])?{split_name}[-_.]{part}(?:[-_.]{PARTS[part]})?(?:[-_.]ubyte)?(?:\.gz)?",
-        re.IGNORECASE,
-    )
+    pattern = name_pattern(split, part)
 
     def matching(place: Path) -> list[Path]:
         entries = sorted(place.iterdir(), reverse=True) if place.is_dir() else []  # .gz first
@@ -157,19 +161,23 @@ def find_idx(folder: Path, split: str, part: str) -> list[Path]:
     return sorted(found, key=lambda path: path.name.removesuffix(".gz") != usual_name(split, part))
 
 
-def find_part(folder: Path, split: str, part: str) -> Path:
-    """The one file in ``folder`` that is named as this part. ``InputError`` for none or several."""
+def find_part(folder: Path, split: str, part: str, remedy: str = "") -> Path:
+    """The one file in ``folder`` that is named as this part. ``InputError`` for none or several.
+
+    ``remedy`` is by default the flag of ``data/from_idx.py``.
+    """
     paths, name = find_idx(folder, split, part), usual_name(split, part)
+    remedy = remedy or f"with --{split}-{part} FILE"
     if not paths:
         raise InputError(
             f"{folder / name}[.gz] does not exist: name the folder of the IDX files, or the file"
-            f" with --{split}-{part} FILE"
+            f" {remedy}"
         )
     stems = {str(path).removesuffix(".gz") for path in paths}
     if len(stems) > 1 and paths[0].name.removesuffix(".gz") != name:
         raise InputError(
             f"{folder} holds several: {', '.join(sorted(path.name for path in paths))}: name one"
-            f" with --{split}-{part} FILE"
+            f" {remedy}"
         )
     return paths[0]
 
@@ -177,54 +185,42 @@ def find_part(folder: Path, split: str, part: str) -> Path:
 # -- four files as an image set
 
 
-def write_idx_set(
-    output: str | Path,
-    paths: Mapping[tuple[str, str], Path],
-    *,
-    name: str,
-    source: str,
-    classes: int | None,
-    first_label: int,
-    warn: Callable[[str], None],
-) -> dict[str, list[int]]:
-    """Write four IDX files as an image set; return the number of images of each class, by split.
-
-    ``paths`` are by split and part; ``first_label`` becomes class 0; ``classes`` is by default from
-    the largest label. ``InputError`` for files that are damaged or do not match.
+@dataclass(frozen=True)
+class IdxStack:
+    """Images in an IDX file, which is read from front to end for ``pieces``, and into memory for
+    ``rows``.
     """
-    if classes is not None and not 1 <= classes <= MAX_LABELS:
-        raise InputError(f"--classes is {classes}: it must be 1 to {MAX_LABELS}, labels are bytes")
-    by_label = {split: _count_labels(*(paths[split, part] for part in PARTS)) for split in SPLITS}
-    found = np.flatnonzero(by_label["train"] + by_label["test"])
-    if found[0] < first_label or first_label < 0:
-        raise InputError(
-            f"--first-label is {first_label}, but the smallest label is {found[0]}: it must be 0 to"
-            f" {found[0]}"
-        )
-    classes = classes or int(found[-1]) + 1 - first_label
-    with ExitStack() as held:
-        splits = {
-            split: Split(int(by_label[split].sum()), _batches(held, paths, split, first_label))
-            for split in SPLITS
-        }
-        write_dataset(output, name=name, source=source, classes=classes, splits=splits)
-    counts = {}
-    for split in SPLITS:
-        numbers = np.append(by_label[split], np.zeros(classes, int))[first_label:][:classes]
-        if missing := [str(first_label + index) for index in np.flatnonzero(numbers == 0)]:
-            labels = f"{plural(len(missing), 'label')} {first_few(missing)}"
-            remedy = f": if {found[0]} is the first class's label, give --first-label {found[0]}"
-            warn(
-                f"no {split} images for {len(missing)} of {counted(classes, 'class')} ({labels})"
-                f"{remedy if found[0] > first_label else ''}"
-            )
-        counts[split] = numbers.tolist()
-    return counts
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype = np.dtype(np.uint8)
+
+    def pieces(self, most: int) -> Iterator[NDArray[np.uint8]]:
+        with open_idx(self.path) as reader:
+            yield from reader.pieces(most)
+
+    def rows(self, indices: Rows) -> NDArray[np.uint8]:
+        return self._whole[indices]
+
+    @cached_property
+    def _whole(self) -> NDArray[np.uint8]:
+        require_room(str(self.path), math.prod(self.shape))
+        with open_idx(self.path) as reader:
+            return reader.read()
 
 
-def _count_labels(images_path: Path, labels_path: Path) -> NDArray[np.int64]:
-    """How often each label occurs in a pair of files. ``InputError`` if they do not match."""
-    counts = np.zeros(MAX_LABELS, np.int64)
+def read_idx(paths: Mapping[tuple[str, str], Path]) -> dict[str, Examples]:
+    """The examples in pairs of IDX files, by split; ``paths`` are by split and part.
+
+    ``InputError`` for files that are damaged or do not match.
+    """
+    return {
+        split: _read_pair(*(paths[split, part] for part in PARTS))
+        for split in dict.fromkeys(split for split, _ in paths)
+    }
+
+
+def _read_pair(images_path: Path, labels_path: Path) -> Examples:
     with open_idx(images_path) as images, open_idx(labels_path) as labels:
         is_matching = labels.shape == images.shape[:1] != (0,)
         if not is_matching or len(images.shape) not in (3, 4):
@@ -233,16 +229,75 @@ def _count_labels(images_path: Path, labels_path: Path) -> NDArray[np.int64]:
                 " must be (N, height, width) or (N, height, width, channels), and (N,), N at"
                 " least 1"
             )
-        for piece in labels.pieces():
-            counts += np.bincount(piece, minlength=MAX_LABELS)
-    return counts
+        stack = IdxStack(images_path, images.shape)
+        require_room(str(labels_path), math.prod(labels.shape))
+        return Examples(str(images_path), stack, labels.read())
 
 
-def _batches(
-    held: ExitStack, paths: Mapping[tuple[str, str], Path], split: str, first_label: int
-) -> Iterator[tuple[Images, NDArray[np.int64]]]:
-    """Images and labels together, from files that stay open until ``held`` ends."""
-    images, labels = (held.enter_context(open_idx(paths[split, part])) for part in PARTS)
-    items = chunk_examples(images.item_bytes)
-    for batch_images, batch_labels in zip(images.pieces(items), labels.pieces(items), strict=True):
-        yield batch_images, batch_labels.astype(np.int64) - first_label
+def read_idx_source(paths: Sequence[Path]) -> Source:
+    """IDX files as a source: a folder that holds them, or the files.
+
+    EMNIST's files are known by their names: their images are transposed, and a file
+    ``emnist-*-mapping.txt`` beside them names the classes.
+    """
+    if len(paths) == 1 and paths[0].is_dir():
+        found = {
+            part: find_part(paths[0], *part, "as SOURCE, with the others of its set")
+            for part in _parts()
+        }
+    else:
+        found = {}
+        for path in paths:
+            key = _part_of(path)
+            if key in found:
+                raise InputError(f"{found[key]} and {path} are the same part of a set: name one")
+            found[key] = path
+        for split in {split for split, _ in found}:
+            for part in PARTS:
+                if (split, part) not in found:
+                    raise InputError(
+                        f"the IDX file with the {split} {part} is missing: name it too, or the"
+                        " folder that holds all four"
+                    )
+    first = found["train", "images"] if ("train", "images") in found else next(iter(found.values()))
+    emnist = re.match(r"emnist-[a-z]+", first.name, re.IGNORECASE)
+    mapping = first.with_name(f"{emnist[0]}-mapping.txt") if emnist else first
+    classes = read_mapping(mapping) if emnist and mapping.exists() else {}
+    notes = [f"{split} {part}: {path}" for (split, part), path in found.items()]
+    notes += [f"class names: {mapping}"] if classes else []
+    examples = read_idx(found)
+    if set(examples) == {"test"}:
+        raise InputError(f"{first} is a test set: name the files of the training set too")
+    return Source("IDX files", examples, classes, transposed=bool(emnist), notes=notes)
+
+
+def read_mapping(path: Path) -> dict[int, str]:
+    """EMNIST's names of classes: lines of a label and the codes of its characters."""
+    with open_named(path) as file:
+        lines = file.read(PIECE_BYTES).decode("ascii", "replace").splitlines()
+    try:
+        return names_of_codes([[int(word) for word in line.split()] for line in lines])
+    except (ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path} does not hold a label and characters' codes on each line: remove or restore it"
+        ) from error
+
+
+def names_of_codes(rows: Sequence[Sequence[int]]) -> dict[int, str]:
+    """The name of each label, from rows of a label and the codes of its characters."""
+    return {row[0]: "/".join(map(chr, row[1:])) for row in rows if len(row) > 1}
+
+
+def _parts() -> Iterator[tuple[str, str]]:
+    return ((split, part) for split in SPLITS for part in PARTS)
+
+
+def _part_of(path: Path) -> tuple[str, str]:
+    """The split and part that a file is named as."""
+    for split, part in _parts():
+        if name_pattern(split, part).fullmatch(path.name):
+            return split, part
+    raise InputError(
+        f"{path} is an IDX file, but its name does not say which part of a set it is: rename it to"
+        f" one like {usual_name('train', 'images')}, or use data/from_idx.py"
+    )

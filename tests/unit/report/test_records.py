@@ -1,4 +1,4 @@
-"""The report draws a picture and prints how runs ended."""
+"""The report reads records, of runs that have not finished too, and refuses damaged ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.report import labels, main, read_history
+from distcnn.report.__main__ import main
+from distcnn.report.records import labels, read_history
 
 LINES = [
     {"kind": "step", "step": 1, "loss": 2.0, "images_per_second": 100.0},
@@ -27,8 +28,11 @@ def test_it_draws_runs_even_of_the_same_name(
 ) -> None:
     runs = [make_run(tmp_path / name) for name in ("a/run", "b/run", "$c")]
     assert main(runs) == 0
-    assert (tmp_path / "a/run/report.png").read_bytes().startswith(b"\x89PNG")
+    assert "not finished" in (tmp_path / "a/run/report.html").read_text()
     assert "not finished" in capsys.readouterr().out
+    picture = tmp_path / "curves.png"
+    assert main([*runs, "--output", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert labels([Path(run) for run in runs]) == ["a/run", "b/run", "$c"]
 
 
@@ -53,9 +57,9 @@ def test_a_picture_does_not_follow_a_link(tmp_path: Path) -> None:
         '{"kind": "step", "step": 1, "loss": 1.0, "images_per_second": 2.0}\n'
     )
     victim.write_text("precious")
-    (run / "report.png").symlink_to(victim)
+    (run / "report.html").symlink_to(victim)
     assert (main([str(run)]), victim.read_text()) == (2, "precious")
-    assert main([str(run), "--output", str(tmp_path / "report.png")]) == 0
+    assert main([str(run), "--output", str(tmp_path / "report.html")]) == 0
 
 
 @pytest.mark.parametrize(

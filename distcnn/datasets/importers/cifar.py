@@ -1,0 +1,183 @@
+"""CIFAR-10 and CIFAR-100 as they are published: folders or ``.tar.gz`` archives of binary files, or
+of Python pickles.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.datasets.importers.idx import unpacked
+from distcnn.datasets.importers.pickled import unpickled
+from distcnn.datasets.importers.source import ArrayStack, Examples, Options, Source, join
+from distcnn.errors import InputError
+from distcnn.system.files import open_named
+
+SHAPE = (3, 32, 32)
+PIXELS = 3072
+MOST_BYTES = 2**28
+"""Of a file or an unpacked archive: CIFAR has about 185 MB."""
+NAMES = re.compile(
+    r"data_batch_[1-5](\.bin)?|test_batch(\.bin)?|batches\.meta(\.txt)?"
+    r"|(train|test)(\.bin)?|meta|(fine|coarse)_label_names\.txt"
+)
+FETCH = "fetch the archive from https://www.cs.toronto.edu/~kriz/cifar.html again"
+
+
+def is_cifar(names: Sequence[str]) -> bool:
+    """Whether a folder with files of these names holds CIFAR."""
+    found = set(names)
+    return bool(
+        {"data_batch_1", "data_batch_1.bin"} & found
+        or ({"train.bin", "test.bin"} <= found)
+        or ({"train", "test", "meta"} <= found)
+    )
+
+
+def read_cifar(path: Path, options: Options) -> Source:
+    """A folder or archive, or the folder in it that holds the files."""
+    files = _of_folder(path) if path.is_dir() else _of_archive(path)
+    if not is_cifar(list(files)):
+        raise InputError(f"{path} does not hold CIFAR's files: {FETCH}")
+    is_binary = any(name.endswith(".bin") for name in files)
+    is_100 = "train" in files or "train.bin" in files
+    kind = "coarse" if options.coarse else "fine"
+    if options.coarse and not is_100:
+        raise InputError(f"{path} is CIFAR-10, which has no superclasses: leave --coarse out")
+    parts: dict[str, list[Examples]] = {"train": [], "test": []}
+    for name in sorted(files):
+        if re.match("data_batch|train|test", name):
+            split = "test" if name.startswith("test") else "train"
+            read = _read_binary if is_binary else _read_pickled
+            parts[split].append(read(f"{path}: {name}", files[name], kind if is_100 else ""))
+    if missing := [split for split, found in parts.items() if not found]:
+        raise InputError(f"{path}: the {missing[0]} files are missing: {FETCH}")
+    names = _class_names(str(path), files, kind if is_100 else "")
+    examples = {split: join(found) for split, found in parts.items()}
+    note = f"{len(files)} files of CIFAR-{100 if is_100 else 10}"
+    if is_100:
+        note += (
+            ", labels of the 20 superclasses"
+            if options.coarse
+            else (", labels of the 100 classes (--coarse: of the 20 superclasses)")
+        )
+    return Source("CIFAR", examples, dict(enumerate(names)), notes=[note])
+
+
+def _of_folder(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if NAMES.fullmatch(path.name) and path.is_file():
+            with open_named(path) as file:
+                found[path.name] = _limited(file.read(MOST_BYTES + 1), str(path))
+    return found
+
+
+class _Bounded:
+    """The unpacked bytes of an archive, of which only so many can be CIFAR's."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._left = stream, MOST_BYTES
+
+    def read(self, count: int) -> bytes:
+        if count > self._left:
+            raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+        content = self._stream.read(count)
+        self._left -= len(content)
+        return content
+
+
+def _of_archive(path: Path) -> dict[str, bytes]:
+    found = {}
+    try:
+        with ExitStack() as held:
+            stream: Any = _Bounded(unpacked(held.enter_context(open_named(path)), held))
+            archive = held.enter_context(tarfile.open(fileobj=stream, mode="r|"))
+            for member in archive:
+                name = PurePosixPath(member.name).name
+                if member.isfile() and NAMES.fullmatch(name):
+                    if name in found:
+                        raise ValueError(f"it holds several files named {name}")
+                    content = archive.extractfile(member)
+                    found[name] = content.read() if content else b""
+    except InputError:
+        raise
+    except Exception as error:  # tarfile, gzip and zlib raise many kinds
+        raise InputError(f"{path} cannot be read as CIFAR ({error}): {FETCH}") from error
+    return found
+
+
+def _limited(content: bytes, name: str) -> bytes:
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{name} is larger than {MOST_BYTES:,} bytes, so it is not CIFAR's")
+    return content
+
+
+def _read_binary(name: str, content: bytes, kind: str) -> Examples:
+    """Rows of one label (CIFAR-10) or a coarse and a fine one, and an image, channels first."""
+    labels = 2 if kind else 1
+    if not content or len(content) % (labels + PIXELS):
+        raise InputError(
+            f"{name} has {len(content):,} bytes, not rows of {labels + PIXELS}: {FETCH}"
+        )
+    rows = np.frombuffer(content, np.uint8).reshape(-1, labels + PIXELS)
+    column = 1 if kind == "fine" else 0
+    return Examples(name, ArrayStack(rows[:, labels:].reshape(-1, *SHAPE)), rows[:, column])
+
+
+def _read_pickled(name: str, content: bytes, kind: str) -> Examples:
+    batch = unpickled(content, name)
+    images, key = batch.get("data"), f"{kind}_labels" if kind else "labels"
+    labels = _numbers(batch.get(key))
+    shape = images.shape if isinstance(images, np.ndarray) else None
+    if (
+        labels is None
+        or not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or not len(labels)
+        or images.shape != (len(labels), PIXELS)
+    ):
+        raise InputError(
+            f"{name} must hold 'data' (N, {PIXELS}) uint8 and '{key}' (N,), not {shape} and"
+            f" {None if labels is None else labels.shape}: {FETCH}"
+        )
+    return Examples(name, ArrayStack(images.reshape(-1, *SHAPE)), labels)
+
+
+def _numbers(values: Any) -> NDArray[np.int64] | None:
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.ndim == 1:
+        return values.astype(np.int64)
+    if isinstance(values, list) and all(
+        type(value) is int and abs(value) < 2**31 for value in values
+    ):
+        return np.array(values, np.int64)
+    return None
+
+
+def _class_names(name: str, files: Mapping[str, bytes], kind: str) -> list[str]:
+    """The class names beside the examples, if they are there."""
+    text = files.get(f"{kind}_label_names.txt" if kind else "batches.meta.txt")
+    if text is not None:
+        return [
+            line.strip()
+            for line in text.decode(errors="backslashreplace").split("\n")
+            if line.strip()
+        ]
+    meta = files.get("meta" if kind else "batches.meta")
+    if meta is None:
+        return []
+    key = f"{kind}_label_names" if kind else "label_names"
+    names = unpickled(meta, f"{name}: class names").get(key)
+    if not isinstance(names, list) or not all(isinstance(each, str | bytes) for each in names):
+        raise InputError(f"{name}: '{key}' is not a list of names: {FETCH}")
+    return [
+        each.decode(errors="backslashreplace") if isinstance(each, bytes) else each
+        for each in names
+    ]

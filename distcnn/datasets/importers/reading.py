@@ -1,0 +1,160 @@
+"""Which reader takes a source: known by its content, a folder by what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from distcnn.datasets.importers.cifar import is_cifar, read_cifar
+from distcnn.datasets.importers.csv_table import read_csv
+from distcnn.datasets.importers.folders import read_folder
+from distcnn.datasets.importers.hdf5_arrays import read_hdf5
+from distcnn.datasets.importers.idx import FAULTS, find_idx, read_idx_source, unpacked
+from distcnn.datasets.importers.labels import natural
+from distcnn.datasets.importers.mat import read_mat
+from distcnn.datasets.importers.npz import read_npz
+from distcnn.datasets.importers.parquet import read_parquet
+from distcnn.datasets.importers.source import Notify, Options, Source
+from distcnn.datasets.opening import OTHER_FORMATS, SIGNATURE
+from distcnn.datasets.opening import PICKLE as PICKLE_KIND
+from distcnn.datasets.pictures import SUFFIXES
+from distcnn.errors import InputError
+from distcnn.system.files import open_named
+from distcnn.system.wording import first_few
+
+HEAD_BYTES = 4096
+FOLDER, IDX, NUMPY, MAT, MAT_73, HDF5, PARQUET, CSV, CIFAR, PICKLE = (
+    *("a folder of images", "IDX", "NumPy", "MATLAB", "MATLAB 7.3", "HDF5", "Parquet", "CSV"),
+    *("CIFAR", "a Python pickle"),
+)
+SUFFIX_KINDS = {
+    ".npz": NUMPY,
+    ".npy": NUMPY,
+    ".mat": MAT,
+    ".h5": HDF5,
+    ".hdf5": HDF5,
+    ".parquet": PARQUET,
+    ".csv": CSV,
+}
+"""What a folder may hold instead of images; a file's content then decides."""
+KNOWN = "IDX, .npz, .npy, CSV, .mat, HDF5, Parquet, CIFAR's archives, and folders of images"
+
+
+def read_source(paths: Sequence[Path], options: Options, notify: Notify) -> Source:
+    """Read a folder, a file or several files of one format.
+
+    Raises:
+        InputError: Says what is wrong with the source, or which flag is needed.
+    """
+    paths = [path for path in paths if not path.name.lower().endswith("mapping.txt")] or list(paths)
+    kinds = {path: kind_of(path) for path in paths}
+    if len(set(kinds.values())) > 1:
+        listed = first_few(f"{path} is {kind}" for path, kind in kinds.items())
+        raise InputError(f"{listed}: all sources must have one format")
+    kind = kinds[paths[0]]
+    if kind in (FOLDER, CIFAR) and len(paths) > 1:
+        raise InputError(
+            f"{paths[1]}: name one folder or archive of {kind.removeprefix('a folder of ')}"
+        )
+    has_names = kind not in (FOLDER, IDX, CIFAR)
+    if (options.images or options.labels) and not has_names:
+        raise InputError(f"--images and --labels have no effect on {kind}: leave them out")
+    if kind == PICKLE:
+        raise InputError(
+            f"{paths[0]} is {PICKLE_KIND}: of pickles, only a whole folder cifar-10-batches-py or"
+            " cifar-100-python is read"
+        )
+    if paths[0].is_dir() and has_names:
+        paths = _files_in(paths[0])
+    if kind == FOLDER:
+        return read_folder(paths[0], options, notify)
+    if kind == IDX:
+        return read_idx_source(paths)
+    if kind == CIFAR:
+        return read_cifar(paths[0], options)
+    if kind == CSV:
+        return read_csv(paths, options)
+    if kind == NUMPY:
+        return read_npz(paths, options)
+    if kind == MAT:
+        return read_mat(paths, options)
+    if kind == PARQUET:
+        return read_parquet(paths, options, notify)
+    return read_hdf5(paths, options, matlab=kind == MAT_73)
+
+
+def kind_of(path: Path) -> str:
+    """The format of a file or folder. ``InputError`` if it is none that is known."""
+    if path.is_dir():
+        return _kind_of_folder(path)
+    try:
+        with ExitStack() as held:
+            head = unpacked(held.enter_context(open_named(path)), held).read(HEAD_BYTES)
+    except FAULTS as error:
+        raise InputError(f"{path} is damaged ({error}): fetch it again") from error
+    if not head:
+        raise InputError(f"{path} is empty: name a file of {KNOWN}")
+    return _kind_of_content(path, head)
+
+
+def _kind_of_content(path: Path, head: bytes) -> str:
+    known = {
+        b"PK\x03\x04": NUMPY,
+        b"\x93NUMPY": NUMPY,
+        b"MATLAB 5.0": MAT,
+        b"MATLAB 7.3": MAT_73,
+        b"PAR1": PARQUET,
+        b"\0\0\x08": IDX,
+        b"\x80": PICKLE,
+    }
+    for magic, kind in known.items():
+        if head.startswith(magic):
+            return kind
+    if SIGNATURE in head:
+        return HDF5
+    if head[257:262] == b"ustar":
+        return CIFAR
+    if path.name.endswith("_batch.bin") or path.name.startswith("data_batch_"):
+        raise InputError(f"{path} is a part of CIFAR: name the folder that holds all of it")
+    if path.suffix.lower() in SUFFIXES:
+        raise InputError(
+            f"{path} is one image: name the folder that holds one folder of images for each class"
+        )
+    for magic, what in OTHER_FORMATS.items():
+        if head.startswith(magic):
+            raise InputError(f"{path} is {what}: name a file of {KNOWN}")
+    if set(head) & (set(range(32)) - set(b"\t\n\r\f")):
+        raise InputError(f"{path} has a format that is not known: name a file of {KNOWN}")
+    return CSV
+
+
+def _kind_of_folder(folder: Path) -> str:
+    try:
+        names = [path.name for path in folder.iterdir() if path.is_file()]
+        if is_cifar(names):
+            return CIFAR
+        if any(find_idx(folder, "train", part) for part in ("images", "labels")):
+            return IDX
+        files = _files_in(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read ({error.strerror}): check its permissions"
+        ) from error
+    kinds = {SUFFIX_KINDS[path.suffix.lower()] for path in files}
+    has_folders = any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
+    if not kinds or (has_folders and kinds != {PARQUET}):
+        return FOLDER
+    if len(kinds) > 1:
+        raise InputError(f"{folder} holds files of {first_few(sorted(kinds))}: name those to read")
+    return kind_of(files[0])
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files in a folder that are not images, in natural order; Parquet files one level below
+    too.
+    """
+    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIX_KINDS]
+    found = found or list(folder.glob("*/*.parquet"))
+    visible = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    return sorted(visible, key=lambda path: natural(path.name))

@@ -1,0 +1,55 @@
+"""What a file says about its weights beside them: the same names in every format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import distcnn
+from distcnn.datasets.normalisation import Normalisation
+from distcnn.interop.foreign import ForeignWeights
+
+LISTS = ("class_names", "image_shape", "mean", "std")
+TEXTS = ("model", "architecture", "step", "test_accuracy", "params_sha256")
+NAMES = (*LISTS, *TEXTS, "distcnn")
+
+
+def facts_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts among the attributes of a run's file of weights."""
+    found = {name: about[name] for name in (*LISTS, *TEXTS) if about.get(name, "") != ""}
+    return {**found, "distcnn": distcnn.__version__}
+
+
+def as_texts(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The facts as texts, lists in JSON: for formats whose metadata are texts."""
+    return {
+        name: json.dumps(list(value), ensure_ascii=False) if name in LISTS else str(value)
+        for name, value in facts.items()
+    }
+
+
+def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The lists of ``as_texts``; ``ValueError`` for damaged ones."""
+    return {name: json.loads(texts[name]) for name in LISTS if name in texts}
+
+
+def normalisation_in(values: Mapping[str, Any]) -> Normalisation | None:
+    """The normalisation among the facts ``values``; ``ValueError`` or ``TypeError`` for others."""
+    if not {"mean", "std"} <= values.keys():
+        return None
+    mean, std = (tuple(map(float, values[name])) for name in ("mean", "std"))
+    # A channel that never varied was only centred.
+    return Normalisation(mean, tuple(one if one > 0 else 1.0 for one in std))
+
+
+def class_names_in(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The class names among the facts ``values``."""
+    return tuple(map(str, values.get("class_names", ())))
+
+
+def described(kind: str, arrays: dict[str, Any], values: Mapping[str, Any]) -> ForeignWeights:
+    """Weights that a file of ``kind`` describes by the facts ``values``."""
+    return ForeignWeights(
+        kind, arrays, normalisation=normalisation_in(values), class_names=class_names_in(values)
+    )

@@ -1,0 +1,88 @@
+"""Weights in HDF5: distcnn's own files, Keras's of all versions, and any others."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+
+import h5py
+import numpy as np
+
+from distcnn.checkpoints.format import HDF5_ERRORS, stored_arrays
+from distcnn.interop.facts import described
+from distcnn.interop.foreign import (
+    KERAS,
+    KERAS_CHANNELS_FIRST,
+    ForeignWeights,
+    as_float32,
+    naturally,
+)
+
+OF_KERAS = "layer_names"
+"""An attribute of the group that holds Keras's layers; full models have it in ``IN_MODELS``."""
+IN_MODELS = "model_weights"
+NO_BACKEND = (
+    "the file does not say which backend trained it: if it was Theano, kernels must be flipped; set"
+    " the file's attribute backend to theano"
+)
+
+
+def read_hdf5(content: bytes) -> ForeignWeights:
+    """The weights in an HDF5 file; ``ValueError`` for a damaged one, links and packed arrays."""
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            if "params_sha256" in file.attrs:
+                return _own(file)
+            group = file[IN_MODELS] if _is_group(file, IN_MODELS) else file
+            if OF_KERAS in group.attrs:
+                return _of_keras(file, group)
+            arrays = dict(stored_arrays(group))
+            kept = [name for name in naturally(arrays) if not name.startswith("optimizer")]
+            return ForeignWeights("HDF5 file", as_float32({name: arrays[name] for name in kept}))
+    except HDF5_ERRORS as error:
+        raise ValueError(str(error)) from error
+
+
+def _own(file: h5py.File) -> ForeignWeights:
+    values = {
+        name: np.asarray(file.attrs[name]).tolist()
+        for name in ("mean", "std", "class_names")
+        if name in file.attrs
+    }
+    return described("distcnn weights", as_float32(dict(stored_arrays(file))), values)
+
+
+def _of_keras(file: h5py.File, group: h5py.Group) -> ForeignWeights:
+    """Kernels are (height, width, in, out), or (out, in, height, width) in Theano's ordering."""
+    arrays, named = dict(stored_arrays(group)), list(_names(group))
+    missing = [name for name in named if name not in arrays]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    places = [each.attrs for each in (file, group)]
+    backend = next((str(_text(at["backend"])) for at in places if "backend" in at), "")
+    layouts = [KERAS, KERAS_CHANNELS_FIRST]
+    if backend == "theano":
+        layouts = [replace(layout, flipped=True) for layout in layouts]
+    remarks = () if backend else (NO_BACKEND,)
+    ordered = {name: arrays[name] for name in named}
+    return ForeignWeights("Keras file", as_float32(ordered), layouts, remarks=remarks)
+
+
+def _names(group: h5py.Group) -> Iterator[str]:
+    """The paths of the arrays, in the order of the layers."""
+    for layer in map(_text, group.attrs[OF_KERAS]):
+        if not _is_group(group, layer):
+            raise ValueError(f"the layer {layer} is missing")
+        for name in map(_text, group[layer].attrs.get("weight_names", [])):
+            yield f"{layer}/{name}"
+
+
+def _is_group(group: h5py.Group, name: str) -> bool:
+    """Whether ``name`` is a group in ``group`` itself: no link is followed."""
+    is_here = isinstance(group.get(name, getlink=True), h5py.HardLink)
+    return is_here and isinstance(group[name], h5py.Group)
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,112 @@
+"""What ledger and receipt prove, in sentences, and the commands that repeat or check a run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from distcnn.config import Config, as_flag
+from distcnn.config_parsing import TARGET_DEFAULTS
+from distcnn.report.charts import Table
+from distcnn.report.compared import recorded_weights
+from distcnn.report.facts import count_of, ranks_of
+from distcnn.report.inspection import Inspection
+from distcnn.report.records import RunRecords
+from distcnn.system.wording import counted, shell_command, shell_word
+from distcnn.training.results import SHA256SUMS, damage_of
+from distcnn.user_code import TRUST_FLAG
+
+NOT_OF_THE_RUN = {"output", "source", "expect_ranks", "trace", "trace_from"}
+"""Settings of a start that a repetition does not need."""
+MOST_HASHES = 100
+
+
+def ledger(run: RunRecords) -> list[str]:
+    """What the ledger and the receipt prove, in sentences."""
+    if run.receipt is None:
+        return [f"There is no receipt to read: {'; '.join(run.problems)}."]
+    total = run.recorded("dataset", "train_examples")
+    epochs = [line for line in run.receipt.lines if line["kind"] == "epoch"]
+    whole = [line for line in epochs if "order_sha256" in line and line.get("examples") == total]
+    told = []
+    if whole:
+        each = "the one epoch" if len(whole) == 1 else f"each of {len(whole):,} epochs"
+        told.append(
+            f"Every one of the {count_of(total)} training examples was used exactly once in {each}:"
+            " each rank counts what it uses, and the counts are checked at the end of an epoch."
+        )
+    told += [
+        f"The epoch that ended early, at step {line['step']:,}, used"
+        f" {count_of(line.get('examples')) or 'an unknown number of'} examples."
+        for line in epochs
+        if line not in whole
+    ]
+    end = "where the run ended" if run.receipt.ended else "before the end of the run"
+    last = f"The receipt goes up to step {run.receipt.last_step:,}, {end}."
+    return [*told, _compared_ranks(run), last]
+
+
+def _compared_ranks(run: RunRecords) -> str:
+    times = counted(len(recorded_weights(run)), "time")
+    if ranks_of(run) == "1":
+        return (
+            f"The hash of the weights was recorded {times}. There was one rank, and so no other to"
+            " compare it with."
+        )
+    return (
+        f"The weights of all ranks ({ranks_of(run)}) were compared by hash {times}, and were the"
+        " same on every rank each time."
+    )
+
+
+def hashes(run: RunRecords, inspection: Inspection) -> Table:
+    """The hashes that identify the run, and what was found when the page was made."""
+    rows = [("All examples of the image set", str(run.recorded("dataset", "content_sha256")))]
+    if result := run.result:
+        found, listed = inspection.weights_sha256, (run.path / SHA256SUMS).exists()
+        same = "the same" if found == result.params_sha256 else f"{found}: not the recorded one"
+        rows += [
+            ("The last weights, as recorded", result.params_sha256),
+            ("weights.h5, computed for this page", same if found else ""),
+            (
+                f"The files listed in {SHA256SUMS}",
+                damage_of(run.path) or ("all match" if listed else "not checked: it is missing"),
+            ),
+        ]
+    rows += [
+        (f"Order of the examples, up to step {line['step']:,}", str(line["order_sha256"]))
+        for line in (run.receipt.lines if run.receipt else [])[-MOST_HASHES:]
+        if line["kind"] == "epoch" and "order_sha256" in line
+    ]
+    return Table("SHA-256", ("of what", "value"), [row for row in rows if row[1]])
+
+
+def commands(run: RunRecords) -> list[tuple[str, str]]:
+    """What one may do with the run, and the command for it."""
+    path, own = str(run.path), [TRUST_FLAG] if run.config and run.config.own_code else []
+    found = []
+    if run.config:
+        flags = ["python", "-m", "distcnn.train", *changed_flags(run.config), "--output", "NEW"]
+        found.append(("Train it again, on any number of ranks", flags))
+    if run.receipt:
+        verify = ["python", "-m", "distcnn.verify", path, *own]
+        found.append(("Replay it and compare every recorded number", verify))
+    if run.result is None:
+        resume = ["python", "-m", "distcnn.train", "--resume", path, *own]
+        found.append(("Continue it, on any number of ranks", resume))
+    shown = [(what, shell_command(words)) for what, words in found]
+    if run.result and (run.path / SHA256SUMS).exists():
+        shown.append(("Check its files", f"cd {shell_word(path)} && sha256sum -c {SHA256SUMS}"))
+    return shown
+
+
+def changed_flags(config: Config) -> list[str]:
+    """The flags that make ``config`` from the defaults, without those of one start only."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    if config.target_accuracy:
+        defaults |= TARGET_DEFAULTS
+    return [
+        word
+        for name, default in defaults.items()
+        if name not in NOT_OF_THE_RUN and (value := getattr(config, name)) != default
+        for word in (as_flag(name), str(value))
+    ]

@@ -1,0 +1,128 @@
+"""Files of a run directory that grow line by line, and lose none: JSON lines and the CSV table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from distcnn.system import files
+from distcnn.training.receipt import whole_lines
+from distcnn.training.run_files import Report
+
+COLUMNS = (
+    *("kind", "step", "epoch", "loss", "learning_rate", "train_loss", "train_accuracy"),
+    *("validation_loss", "validation_accuracy", "test_loss", "test_accuracy"),
+    "images_per_second",
+)
+"""The columns of ``metrics.csv``; those of validation only where there is one."""
+
+
+class GrowingFile:
+    """A file to which pieces are appended, also in memory: a full disk neither ends the run nor
+    loses a piece.
+    """
+
+    def __init__(self, name: str, locate: Callable[[], Path], report: Report) -> None:
+        self._name, self._locate, self._report = name, locate, report
+        self._pieces: list[bytes] = []
+        self._whole = True
+        """Whether the file holds all pieces, as far as we know."""
+        self._reported = False
+
+    @property
+    def content(self) -> bytes:
+        """All pieces so far."""
+        return b"".join(self._pieces)
+
+    def begin_with(self, content: bytes) -> None:
+        """Make the file hold exactly ``content`` from the next piece on."""
+        self._pieces = [content]
+        self.file_is_lost()
+
+    def file_is_lost(self) -> None:
+        """Write all pieces with the next one."""
+        self._whole = False
+
+    def append(self, piece: bytes) -> None:
+        """Append one piece; an empty one writes what is missing in the file."""
+        self._pieces.append(piece)
+        try:
+            path = self._locate() / self._name
+            if self._whole:
+                files.append(path, piece)
+            else:
+                files.write_atomically(path, self.content, sync=False)
+            self._whole, self._reported = True, False
+        except OSError as error:
+            self._whole = False
+            if not self._reported:
+                self._reported = True
+                self._report(
+                    f"warning: {self._name} cannot be written ({error.strerror}): its content is"
+                    " kept in memory; training continues"
+                )
+
+    def complete(self) -> None:
+        """Make the file hold all pieces, whatever others have done to it."""
+        path, content = self._locate() / self._name, self.content
+        with suppress(OSError):
+            if files.read_bytes(path) == content:
+                return
+        if self._whole:
+            self._report(f"warning: {path} was changed or removed by others: writing it again")
+        files.write_atomically(path, content)
+        self._whole = True
+
+
+class LineLog(GrowingFile):
+    """A file of JSON lines."""
+
+    @property
+    def text(self) -> str:
+        """All lines so far."""
+        return self.content.decode()
+
+    def restore(self, text: str) -> None:
+        """Make the file hold exactly ``text``."""
+        self.begin_with(text.encode())
+        self.append(b"")
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Append one line."""
+        self.append((json.dumps(values) + "\n").encode())
+
+
+class MetricsTable(GrowingFile):
+    """The lines of metrics as CSV, for spreadsheets and pandas: one row a line, empty where a
+    value was not measured.
+    """
+
+    def __init__(
+        self, name: str, locate: Callable[[], Path], report: Report, columns: Sequence[str]
+    ) -> None:
+        super().__init__(name, locate, report)
+        self._columns = columns
+        self.begin_with(self._row(dict(zip(columns, columns, strict=True))))
+
+    def restore(self, metrics: str) -> None:
+        """Make the file hold exactly the lines of ``metrics``, the text of metrics.jsonl."""
+        header = dict(zip(self._columns, self._columns, strict=True))
+        lines = [header, *whole_lines(metrics)]
+        self.begin_with(b"".join(map(self._row, lines)))
+        self.append(b"")
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Append one row."""
+        self.append(self._row(values))
+
+    def _row(self, values: dict[str, Any]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(
+            values.get(name, "") for name in self._columns
+        )
+        return text.getvalue().encode()

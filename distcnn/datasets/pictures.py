@@ -32,6 +32,16 @@ MAX_IMAGE_BYTES = 2**24
 GRAY, COLOR = "L", "RGB"
 ORIENTATION = 0x0112
 """EXIF's tag."""
+MOST_16_BITS = 2**16 - 1
+REMARKS = {
+    "frames": "with several frames, of which the first is used",
+    "depth": "reduced from 16 to 8 bits",
+    "white": "with transparent pixels, which became white",
+    "black": "with transparent pixels, which became black",
+    "color": "converted to gray",
+    "gray": "converted from gray to color",
+}
+"""What may be done to a single picture."""
 
 # What Pillow logs about damaged files is also in its exceptions.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -130,6 +140,41 @@ def read_picture(path: Picture, form: PictureForm, transparent: list[Picture]) -
         return np.asarray(converted, np.uint8)
 
 
+def read_pixels(path: Path, mode: str) -> tuple[Images, list[str]]:
+    """A single picture of any size and depth, and the keys of ``REMARKS`` that apply to it.
+
+    Transparent pixels become white; in gray, black if what is drawn is light. ``InputError`` if it
+    cannot be read as an image.
+
+    Returns:
+        (height, width) in gray or (height, width, 3) in color, uint8, upright.
+    """
+    with _opened(path, deep=True) as image:
+        remarks = ["frames"] if getattr(image, "is_animated", False) else []
+        upright = _upright(image)
+        if upright.mode.startswith("I"):
+            upright, remarks = _in_8_bits(upright, path), [*remarks, "depth"]
+        background = "black" if mode == GRAY and _is_light(upright) else "white"
+        flat, is_transparent = _on_background(upright, background)
+        if is_transparent:
+            remarks.append(background)
+        pixels = np.asarray(flat)
+        if mode == GRAY and pixels.ndim == 3 and bool((pixels != pixels[..., :1]).any()):
+            remarks.append("color")
+        elif mode == COLOR and pixels.ndim == 2:
+            remarks.append("gray")
+        return np.asarray(flat.convert(mode), np.uint8), remarks
+
+
+def resized(pixels: Images, height: int, width: int) -> Images:
+    """``pixels`` (H, W) or (H, W, C) in another size, as the images of a folder are resized."""
+    from PIL import Image
+
+    channels = [pixels] if pixels.ndim == 2 else list(np.moveaxis(pixels, -1, 0))
+    done = [np.asarray(Image.fromarray(each).resize((width, height))) for each in channels]
+    return done[0] if pixels.ndim == 2 else np.stack(done, axis=-1)
+
+
 def _upright(image: Any) -> Any:
     """The image turned as its EXIF orientation says, unless its EXIF data are damaged."""
     from PIL import ImageOps
@@ -140,6 +185,28 @@ def _upright(image: Any) -> Any:
     except Exception:  # whatever a damaged block makes Pillow raise
         orientation = None
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def _in_8_bits(image: Any, path: Path) -> Any:
+    """A gray image of 16 bits as one of 8."""
+    from PIL import Image
+
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > MOST_16_BITS:
+        raise InputError(
+            f"{path} has pixels from {values.min()} to {values.max()}: convert it to 8 bits"
+        )
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _is_light(image: Any) -> bool:
+    """Whether what is drawn on a transparent background is light; False without transparency."""
+    if not image.has_transparency_data:
+        return False
+    small = image.convert("RGBA")
+    small.thumbnail((256, 256))
+    gray, alpha = np.asarray(small.convert(GRAY)), np.asarray(small)[..., 3]
+    return bool(np.vdot(gray.astype(float) - 127.5, alpha.astype(float)) > 0)
 
 
 def _on_background(image: Any, background: str) -> tuple[Any, bool]:
@@ -156,8 +223,11 @@ def _on_background(image: Any, background: str) -> tuple[Any, bool]:
 
 
 @contextmanager
-def _opened(path: Picture) -> Iterator[Any]:
-    """Open an image file as one of ``FORMATS``; Pillow's exceptions become ``InputError``."""
+def _opened(path: Picture, deep: bool = False) -> Iterator[Any]:
+    """Open an image file as one of ``FORMATS``; Pillow's exceptions become ``InputError``.
+
+    Gray images of 16 bits are refused unless ``deep``.
+    """
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
@@ -168,7 +238,7 @@ def _opened(path: Picture) -> Iterator[Any]:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file, formats=FORMATS) as image:
-                if image.mode.startswith(("I", "F")):
+                if image.mode.startswith("F" if deep else ("I", "F")):
                     raise InputError(
                         f"{path} has more than 8 bits a pixel (mode {image.mode}): convert it to 8"
                         " bits"

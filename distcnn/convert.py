@@ -45,7 +45,7 @@ def make_parser() -> Parser:
     add("--preview", metavar="FILE.png", help="draw some images of each class, to look at")
     add("--name", help="name of the set (default: that of the output file)")
     names = "names of the classes in the order of the labels: a,b,c or a text file with one a line"
-    add("--class-names", type=class_names, default=(), metavar="NAMES", help=names)
+    add("--class-names", metavar="NAMES", help=names)
 
     group = parser.add_argument_group("what the source holds, where that cannot be guessed")
     add = group.add_argument
@@ -60,7 +60,8 @@ def make_parser() -> Parser:
     add("--layout", choices=["NHWC", "NCHW"], type=str.upper, help=layout)
     transpose = "whether rows and columns are swapped in the source"
     add("--transpose", action=argparse.BooleanOptionalAction, help=transpose)
-    add("--scale", type=scale, metavar="LOW:HIGH", help="values of black and white")
+    values = "the values that are black and white, such as 0 16"
+    add("--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help=values)
     coarse = "CIFAR-100: use the 20 superclasses as labels"
     add("--coarse", action="store_true", help=coarse)
 
@@ -83,7 +84,7 @@ def make_parser() -> Parser:
 def convert(args: argparse.Namespace) -> None:
     """Read, say what was found, write, and draw."""
     _require_writable(args)
-    options = options_of(args)
+    options = options_of(args, class_names=class_names(args.class_names))
     lines: list[str] = []  # printed when all is known to fit: a refusal is one line
     source = read_source(args.source, options, lines.append)
     prepared = prepare(source, options, lines.append)
@@ -117,8 +118,10 @@ def _require_writable(args: argparse.Namespace) -> None:
             raise InputError(f"--preview {preview}: name a picture, such as preview.png")
 
 
-def class_names(text: str) -> list[str]:
+def class_names(text: str | None) -> list[str]:
     """The names in a flag, or in the file that it names."""
+    if text is None:
+        return []
     if "," not in text:
         with open_named(text) as file:
             content = file.read(MOST_NAMES_BYTES).decode("utf-8-sig", "backslashreplace")
@@ -134,19 +137,6 @@ def image_size(text: str) -> tuple[int, ...]:
             " 32x32x3"
         )
     return tuple(map(int, text.lower().split("x")))
-
-
-def scale(text: str) -> tuple[float, float]:
-    """Two numbers such as 0:16."""
-    try:
-        low, high = map(float, text.split(":"))
-    except ValueError:
-        low, high = 0.0, 0.0
-    if not low < high < float("inf") or low == -float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a range: give the values of black and white, such as 0:16"
-        )
-    return low, high
 
 
 if __name__ == "__main__":

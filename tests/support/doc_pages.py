@@ -55,6 +55,8 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 PROMPT = "$ "
+NOT_COMPARED = re.compile(r"openblas \S+ \w+|\b(AMD|Intel)[^,]*|\bnan\b| +\S+ s left$")
+"""Beside numbers: hardware, and what a short run does not print."""
 SECONDS = 300
 
 
@@ -213,12 +215,10 @@ def difference_in_form(shown: str, printed: str) -> str:
 
 
 def forms(text: str) -> list[str]:
-    """The lines of ``text``, each form once: without numbers, names of hardware and spacing."""
+    """The lines of ``text``, each form once: without numbers, plural endings and spacing."""
     found = {}
     for line in text.splitlines():
-        line = re.sub(r"openblas \S+ \w+", "BLAS", line)
-        line = re.sub(r"\b(AMD|Intel)[^,]*", "PROCESSOR", line)
-        line = re.sub(r"\b(nan|ranks?|images?|files?)\b", "#", line)
+        line = NOT_COMPARED.sub("#", line)
         words = [re.sub(r"e?s\b", "", word) for word in line.split()]
         words = ["#" if re.search(r"\d", word) else word for word in words]
         found[" ".join(words)] = None

@@ -62,7 +62,12 @@ def read_cifar(path: Path, options: Options) -> Source:
     names = _class_names(str(path), files, kind if is_100 else "")
     examples = {split: join(found) for split, found in parts.items()}
     note = f"{len(files)} files of CIFAR-{100 if is_100 else 10}"
-    note += f", {kind} labels (--coarse for the 20 superclasses)" if is_100 else ""
+    if is_100:
+        note += (
+            ", labels of the 20 superclasses"
+            if options.coarse
+            else (", labels of the 100 classes (--coarse: of the 20 superclasses)")
+        )
     return Source("CIFAR", examples, dict(enumerate(names)), notes=[note])
 
 

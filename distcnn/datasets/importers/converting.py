@@ -92,7 +92,12 @@ def prepare(source: Source, options: Options, notify: Notify) -> Prepared:
     labels = {split: part.labels for split, part in examples.items()}
     codes, names = encode(labels, source.classes, options.class_names, notify)
     form = None
-    if not source.in_form:
+    if source.in_form:
+        for flag in ("image_size", "layout", "transpose", "scale"):
+            if getattr(options, flag) is not None:
+                flag = flag.replace("_", "-")
+                raise InputError(f"--{flag} has no effect on image files: leave it out")
+    else:
         stacks = [part.images for part in examples.values()]
         form = find_form(stacks, options, source.transposed, notify)
     train, splits = examples["train"], {}
@@ -105,4 +110,6 @@ def prepare(source: Source, options: Options, notify: Notify) -> Prepared:
         splits["train"] = Chosen(train.images, own, order, form)
         splits["test"] = Chosen(examples["test"].images, codes["test"], None, form)
     classes = max(len(names), *(int(chosen.codes.max()) + 1 for chosen in splits.values()))
+    if classes == 1 and not source.in_order:
+        notify("there is only one class, so there is nothing to distinguish")
     return Prepared({split: splits[split] for split in SPLITS}, classes, names)

@@ -242,7 +242,8 @@ def read_idx_source(paths: Sequence[Path]) -> Source:
     """
     if len(paths) == 1 and paths[0].is_dir():
         found = {
-            part: find_part(paths[0], *part, "as SOURCE, with the other three") for part in _parts()
+            part: find_part(paths[0], *part, "as SOURCE, with the others of its set")
+            for part in _parts()
         }
     else:
         found = {}
@@ -275,12 +276,16 @@ def read_mapping(path: Path) -> dict[int, str]:
     with open_named(path) as file:
         lines = file.read(PIECE_BYTES).decode("ascii", "replace").splitlines()
     try:
-        rows = [[int(word) for word in line.split()] for line in lines if line.strip()]
-        return {label: "/".join(map(chr, codes)) for label, *codes in rows if codes}
+        return names_of_codes([[int(word) for word in line.split()] for line in lines])
     except (ValueError, OverflowError) as error:
         raise InputError(
             f"{path} does not hold a label and characters' codes on each line: remove or restore it"
         ) from error
+
+
+def names_of_codes(rows: Sequence[Sequence[int]]) -> dict[int, str]:
+    """The name of each label, from rows of a label and the codes of its characters."""
+    return {row[0]: "/".join(map(chr, row[1:])) for row in rows if len(row) > 1}
 
 
 def _parts() -> Iterator[tuple[str, str]]:

@@ -18,6 +18,8 @@ Codes = dict[str, NDArray[np.int64]]
 """Class numbers by split."""
 LEAST_DENSE = 0.5
 """Integer labels keep their gaps if at least this share of the numbers in their range occurs."""
+MOST_LABELS_OF_FEW = 100
+"""More different labels need at least two examples each."""
 
 
 def natural(name: str) -> tuple[list[Any], str]:
@@ -53,6 +55,12 @@ def encode(
         whole, names = _of_known(whole, classes)
     else:
         whole, names = _of_numbers(whole, notify)
+    found = len(np.unique(whole))
+    if found > max(MOST_LABELS_OF_FEW, len(whole) // 2) or found > MOST_CLASSES:
+        raise InputError(
+            f"the labels have {found:,} different values for {len(whole):,} images: name the right"
+            " array or column with --labels NAME"
+        )
     count = max(len(names), int(whole.max()) + 1)
     if class_names:
         if len(class_names) < count:
@@ -123,11 +131,6 @@ def _of_numbers(labels: Array, notify: Notify) -> tuple[NDArray[np.int64], list[
     whole = _whole(labels)
     values = np.unique(whole)
     low, high = int(values[0]), int(values[-1])
-    if len(values) > MOST_CLASSES or len(values) > max(2, len(whole) // 2):
-        raise InputError(
-            f"the labels have {len(values):,} different values for {len(whole):,} images: name the"
-            " right array or column with --labels NAME"
-        )
     is_dense = len(values) >= LEAST_DENSE * (high - min(low, 1) + 1)
     if low >= 0 and is_dense and low <= 1:
         if low == 0:

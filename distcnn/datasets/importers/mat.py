@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from distcnn.datasets.importers import idx
 from distcnn.datasets.importers.named_arrays import NamedArray, source_of
 from distcnn.datasets.importers.source import Array, Options, Source, require_room
 from distcnn.errors import InputError
@@ -29,8 +30,15 @@ def read_mat(paths: Sequence[Path], options: Options) -> Source:
     arrays = [array for path in paths for array in _variables(path)]
     source = source_of("MATLAB", arrays, options, transposed=None)
     if all("emnist" in path.name.lower() for path in paths):
-        return replace(source, transposed=True)
+        return replace(source, transposed=True, classes=_mapped(arrays))
     return source if not is_svhn(source) else as_svhn(source)
+
+
+def _mapped(arrays: Sequence[NamedArray]) -> dict[int, str]:
+    """EMNIST's names of classes: rows of a label and the codes of its characters."""
+    found = [array for array in arrays if array.name == "dataset/mapping" and len(array.shape) == 2]
+    rows = found[0].load().tolist() if found and found[0].dtype.kind in "iuf" else []
+    return idx.names_of_codes([[int(code) for code in row] for row in rows])
 
 
 def is_svhn(source: Source) -> bool:

@@ -90,12 +90,16 @@ def source_of(kind: str, arrays: Sequence[NamedArray], options: Options, **detai
         parts = [_pair(images, labels) for images, labels in pairs]
         examples[split] = join(parts)
         notes += [f"{split} split: {images}, {labels}" for images, labels in pairs]
-    names = [array for array in arrays if array.is_text and _role(array) == "names"]
-    classes = {}
-    if len(names) == 1 and len(names[0].shape) == 1:
-        texts = [_text(value) for value in names[0].load().tolist()]
+    names = {
+        array.name: [_text(value) for value in array.load().tolist()]
+        for array in arrays
+        if _role(array) == "names"
+    }
+    classes: dict[int, str] = {}
+    if len(names) == 1:
+        name, texts = names.popitem()
         classes = dict(enumerate(texts))
-        notes.append(f"class names: {names[0].name}")
+        notes.append(f"class names: {name}")
     return Source(kind, examples, **{"classes": classes, "notes": notes} | details)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distcnn.datasets.importers.folders import PictureStack
-from distcnn.datasets.importers.named_arrays import ROLE_OF, split_of, words_of
+from distcnn.datasets.importers.named_arrays import ROLE_OF, SPLIT_OF, split_of, words_of
 from distcnn.datasets.importers.source import Examples, Notify, Options, Source, require_room
 from distcnn.datasets.pictures import Encoded, common_form
 from distcnn.errors import InputError
@@ -35,7 +35,7 @@ def read_parquet(paths: Sequence[Path], options: Options, notify: Notify) -> Sou
     classes: dict[int, str] = {}
     notes = []
     for path in paths:
-        split = split_of(path.name) or split_of(path.parent.name) or "train"
+        split = split_of(path.name) or SPLIT_OF.get(path.parent.name.lower(), "train")
         with _damage(path), open_named(path) as raw, parquet.ParquetFile(raw) as file:
             image, label = _columns(path, file.schema_arrow, options)
             classes = classes or _class_names(file.schema_arrow, label)

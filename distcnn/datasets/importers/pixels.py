@@ -22,7 +22,7 @@ NEARLY = 1e-6
 """How far values may exceed their range, as by rounding."""
 LEAST_WHITE = 64
 """A set whose largest value is lower may have another scale than 0 to 255."""
-SCALE_HINT = "give the values of black and white with --scale LOW:HIGH"
+SCALE_HINT = "give the values of black and white with --scale LOW HIGH"
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def _layout(
 ) -> tuple[tuple[int, ...], bool]:
     """The shape of a stored image, and whether channels come first."""
     shape = stored
+    if options.image_size and len(shape) > 1:
+        raise InputError(f"--image-size is given, but images have shape {shape}: leave it out")
     if len(shape) == 1:
         shape = options.image_size or _square(shape[0])
         if math.prod(shape) != stored[0]:
@@ -148,11 +150,13 @@ def _scale(stacks: Sequence[Stack], options: Options, notify: Notify) -> tuple[f
     text = f"pixels are {stacks[0].dtype}, {low:g} to {high:g}"
     if options.scale:
         below, above = options.scale
+        if not -math.inf < below < above < math.inf:
+            raise InputError(f"--scale is {below:g} {above:g}: give two numbers, the lower first")
         slack = NEARLY * (above - below)
         if low < below - slack or high > above + slack:
-            raise InputError(f"{text}, outside --scale {below:g}:{above:g}")
+            raise InputError(f"{text}, outside --scale {below:g} {above:g}")
         notify(f"{text}: {below:g} becomes 0, {above:g} becomes 255")
-        return options.scale
+        return below, above
     if low == high:
         raise InputError(f"{text}: all pixels have the same value, so there is nothing to learn")
     if low >= -NEARLY and high <= 1 + NEARLY:

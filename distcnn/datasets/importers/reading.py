@@ -57,14 +57,16 @@ def read_source(paths: Sequence[Path], options: Options, notify: Notify) -> Sour
         raise InputError(
             f"{paths[1]}: name one folder or archive of {kind.removeprefix('a folder of ')}"
         )
+    has_names = kind not in (FOLDER, IDX, CIFAR)
+    if (options.images or options.labels) and not has_names:
+        raise InputError(f"--images and --labels have no effect on {kind}: leave them out")
     if kind == PICKLE:
         raise InputError(
             f"{paths[0]} is {PICKLE_KIND}: of pickles, only a whole folder cifar-10-batches-py or"
             " cifar-100-python is read"
         )
-    if paths[0].is_dir() and kind not in (FOLDER, IDX, CIFAR):
+    if paths[0].is_dir() and has_names:
         paths = _files_in(paths[0])
-        notify(f"{kind} files: {first_few(path.name for path in paths)}")
     if kind == FOLDER:
         return read_folder(paths[0], options, notify)
     if kind == IDX:

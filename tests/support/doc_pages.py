@@ -55,7 +55,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 PROMPT = "$ "
-NOT_COMPARED = re.compile(r"openblas \S+ \w+|\b(AMD|Intel)[^,]*|\bnan\b| +\S+ s left$")
+NOT_COMPARED = re.compile(r"openblas \S+ \w+|\b(AMD|Intel)[^,]*| +\S+ s left$")
 """Beside numbers: hardware, and what a short run does not print."""
 SECONDS = 300
 
@@ -218,9 +218,9 @@ def forms(text: str) -> list[str]:
     """The lines of ``text``, each form once: without numbers, plural endings and spacing."""
     found = {}
     for line in text.splitlines():
-        line = NOT_COMPARED.sub("#", line)
-        words = [re.sub(r"e?s\b", "", word) for word in line.split()]
-        words = ["#" if re.search(r"\d", word) else word for word in words]
+        line = NOT_COMPARED.sub("", line)
+        words = [re.sub(r"e?s([,.:)]*)$", r"\1", word) for word in line.split()]
+        words = ["#" if re.search(r"\d|^nan\b", word) else word for word in words]
         found[" ".join(words)] = None
     return [line for line in found if line]
 

@@ -81,8 +81,8 @@ def fit(
                 remarks = list(_remarks(pairs, arrays, weights, layout, how, path))
                 left = [item.name for item in wanted if item.name not in arrays]
                 if left:
-                    why = "has another number of classes" if others else "is not in --map"
-                    remarks.append(f"{', '.join(left)} newly initialised ({path} {why})")
+                    why = "another number of classes" if others else "not in --map"
+                    remarks.append(f"{', '.join(left)} newly initialised ({why})")
                 return Fitted(arrays, remarks)
             problems.append(wrong)
     raise InputError(_no_fit(wanted, weights, min(problems, key=len, default=[]), path))
@@ -182,8 +182,8 @@ def _remarks(
     count, used = sum(map(np.size, arrays.values())), {name for _, name in pairs}
     yield f"{count:,} initial weights from {path} ({weights.kind}), {how}"
     if how == "by order":
-        named = [f"{item.name} = {name}" for item, name in pairs if item.name in arrays]
-        yield f"the names differ, so arrays were taken in their order: {', '.join(named)}"
+        renamed = [f"{item.name} is {name}" for item, name in pairs if item.name != name]
+        yield f"the names differ, so arrays were taken in their order: {', '.join(renamed)}"
     if layout != PYTORCH:
         changes = [
             *(["kernels transposed"] if layout.kernels != PYTORCH.kernels else []),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,8 @@ from distcnn.datasets import DatasetInfo
 from distcnn.datasets.normalisation import OF_DATA, OF_WEIGHTS, Normalisation, parse_normalisation
 from distcnn.distributed import Communicator, on_root
 from distcnn.errors import InputError
-from distcnn.interop import Fitted, ForeignWeights, fit, read_foreign
 from distcnn.nn import Parameters, Sequential
+from distcnn.nn.layer import Array
 from distcnn.system.wording import counted
 
 Report = Callable[[str], None]
@@ -54,53 +53,46 @@ def load_initial_weights(
     if not config.initial_weights:
         return None
     copy = directory / INITIAL_WEIGHTS if directory else None
-
-    def work() -> tuple[Fitted, ForeignWeights, dict[str, str]]:
-        is_copy = copy is not None and copy.exists()
-        path, mapping = (copy, "") if is_copy else (Path(config.initial_weights), config.map)
-        assert path is not None
-        found = read_foreign(path)
-        fitted = fit(found.weights, model, info.image_shape, mapping, found.path)
-        record = {} if is_copy else {"sha256": found.sha256}
-        return fitted, found.weights, {"file": config.initial_weights, **record}
-
-    fitted, weights, record = on_root(communicator, work)
+    arrays, lines, normalisation, record = on_root(
+        communicator, lambda: _read(config, model, info, copy if copy and copy.exists() else None)
+    )
+    for line in lines:
+        report(f"notice: {line}")
     for name, values in parameters.named().items():
-        values[...] = fitted.arrays.get(name, values)
-    if "sha256" in record:
-        for line in (*fitted.remarks, *_remarks(config, weights, fitted, info)):
-            report(f"notice: {line}")
+        values[...] = arrays.get(name, values)
     record["params_sha256"] = array_sha256(parameters.values)
-    content, attributes = b"", dict[str, Any]()
-    if communicator.rank == 0:
-        if weights.normalisation:
-            attributes = vars(weights.normalisation)
-        content = encode_weights(parameters.named(), attributes)
-    return InitialWeights(record, weights.normalisation, content)
+    attributes = vars(normalisation) if normalisation else {}
+    is_root = communicator.rank == 0
+    content = encode_weights(parameters.named(), attributes) if is_root else b""
+    return InitialWeights(record, normalisation, content)
 
 
-def _remarks(
-    config: Config, weights: ForeignWeights, fitted: Fitted, info: DatasetInfo
-) -> list[str]:
-    """What is not known, or differs from the image set."""
-    remarks = []
+def _read(
+    config: Config, model: Sequential, info: DatasetInfo, copy: Path | None
+) -> tuple[dict[str, Array], list[str], Normalisation | None, dict[str, str]]:
+    """The arrays by our names, lines for the user, the file's normalisation, the record."""
+    from distcnn.interop import fit, read_foreign  # needed on root only
+
+    source = read_foreign(copy or config.initial_weights)
+    weights, mapping = source.weights, "" if copy else config.map
+    fitted = fit(weights, model, info.image_shape, mapping, source.path)
+    record = {"file": config.initial_weights}
+    if copy:
+        return fitted.arrays, [], weights.normalisation, record
+    lines = list(fitted.remarks)
     if config.normalisation == OF_DATA and weights.normalisation is None:
-        remarks.append(
+        lines.append(
             "the file does not record the mean and std of its inputs, so the image set's are used;"
             " if the weights were trained with others, give --normalisation MEAN/STD (0/1 for"
             f" pixels / 255, 0/{1 / 255:.9f} for pixels of 0 to 255)"
         )
-    names = info.class_names or tuple(map(str, range(info.classes)))
-    if (
-        weights.class_names
-        and weights.class_names != names
-        and len(names) == len(weights.class_names)
-    ):
-        remarks.append(
-            f"the classes of the weights were {', '.join(weights.class_names)}; the image set's are"
-            f" {', '.join(names)}"
+    theirs, ours = weights.class_names, info.class_names or tuple(map(str, range(info.classes)))
+    if theirs and theirs != ours and len(theirs) == len(ours):
+        lines.append(
+            f"the classes of the weights were {', '.join(theirs)}; the image set's are"
+            f" {', '.join(ours)}"
         )
-    return remarks
+    return fitted.arrays, lines, weights.normalisation, {**record, "sha256": source.sha256}
 
 
 def normalisation_of(

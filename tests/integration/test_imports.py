@@ -26,6 +26,7 @@ SELDOM = {
     *{"pdb", "distcnn.training.debug", "distcnn.training.replay"},  # debugging and replays
     *{"tomllib", "tomli_w"},  # root's files
     "concurrent.futures",
+    *{"distcnn.interop", "onnx", "safetensors", "torch"},  # weights of other programs
     *{"matplotlib", "PIL"},
 }
 LOADED = f"import json, sys; print(json.dumps(sorted({SELDOM!r} & set(sys.modules))))"

@@ -18,6 +18,7 @@ from tests.support.full_pipe import full_pipe
 
 MODULES = [
     "train",
+    "export",
     "evaluate",
     "verify",
     "report",

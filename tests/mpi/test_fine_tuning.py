@@ -1,0 +1,48 @@
+"""Fine-tuning gives the same bits on any number of ranks, with and without overlap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Launcher, MakeImageSet, as_flags
+
+pytestmark = pytest.mark.mpi
+
+
+def test_the_bits_do_not_depend_on_the_ranks(
+    mpirun: Launcher, serial: Launcher, short_run: Path, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = as_flags(
+        data=image_set(train=101, classes=5),
+        model="tutorial",
+        microbatch_size=4,
+        epochs=2,
+        optimizer="adamw",
+        learning_rate=0.001,
+        weight_decay=0.1,
+        initial_weights=short_run,
+        normalisation="weights",
+        freeze="conv1.weight",
+    )
+    ways = {"one": (serial, 1, "off"), "three": (mpirun, 3, "off"), "overlap": (mpirun, 3, "on")}
+    hashes = {
+        launcher.train(ranks, tmp_path / name, *flags, *as_flags(overlap=overlap))["params_sha256"]
+        for name, (launcher, ranks, overlap) in ways.items()
+    }
+    assert len(hashes) == 1
+    done = mpirun.run(2, "-m", "distcnn.verify", str(tmp_path / "one"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_bad_weights_end_all_ranks_with_one_line(
+    mpirun: Launcher, short_run: Path, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = as_flags(data=image_set(), model="mlp", output=tmp_path / "run", num_shards=4)
+    done = mpirun.run(3, "-m", "distcnn.train", *flags, *as_flags(initial_weights=short_run))
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("distcnn.train: error")]
+    assert len(lines) == 1
+    assert "do not fit" in lines[0]
+    assert not (tmp_path / "run").exists()

@@ -26,8 +26,8 @@ def photograph(digit, rng):
 
 
 def drawing(shape, rng):
-    """A shape in blue ink, of any size and place."""
-    image = Image.new("RGB", (64, 64), "white")
+    """A shape in blue ink, of any size and place, on paper of any tint."""
+    image = Image.new("RGB", (64, 64), tuple(rng.integers(225, 256, 3).tolist()))
     pen = ImageDraw.Draw(image)
     radius = int(rng.integers(12, 24))
     x, y = rng.integers(26, 38, 2).tolist()

@@ -220,7 +220,7 @@ def forms(text: str) -> list[str]:
     for line in text.splitlines():
         line = NOT_COMPARED.sub("", line)
         words = [re.sub(r"e?s([,.:)]*)$", r"\1", word) for word in line.split()]
-        words = ["#" if re.search(r"\d|^nan\b", word) else word for word in words]
+        words = ["#" if re.search(r"\d|^nan\b|^\.$", word) else word for word in words]
         found[" ".join(words)] = None
     return [line for line in found if line]
 

@@ -118,7 +118,7 @@ class Config:
 
     data: str = DATA.field(
         DEFAULT_PATH,
-        "image set in HDF5 (data/README.md); the default, MNIST, is prepared if it is missing",
+        "image set in HDF5 (docs/data_format.md); the default, MNIST, is prepared if it is missing",
         "FILE",
         free=True,
     )
@@ -132,7 +132,7 @@ class Config:
     data_memory: float = DATA.field(
         0.0,
         "memory per rank for images; a larger set is read and shuffled in windows of this size"
-        " (data/README.md); 0: keep everything in memory",
+        " (docs/data_format.md); 0: keep everything in memory",
         at_least(0, "MIB"),
     )
 

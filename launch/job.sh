@@ -28,7 +28,7 @@ enter_home() {
     export PYTHONPATH
     family=$("$python" launch/mpi_family.py) || fail "$python does not run: set DISTCNN_PYTHON, or load its module in DISTCNN_SETUP"
     case $family in
-        none*) fail "no MPI (${family#none: }): load the site's module and pip install '.[mpi]', or pip install '.[mpi,mpich]'; see launch/README.md" ;;
+        none*) fail "no MPI (${family#none: }): load the site's module and pip install '.[mpi]', or pip install '.[mpi,mpich]'; see docs/cluster.md" ;;
     esac
 }
 
@@ -166,7 +166,7 @@ judge_end() {
     fi
     case $code in
         1 | 2 | 3)
-            say "failed with code $code; a restart would not help. See the error above, and launch/README.md for remedies"
+            say "failed with code $code; a restart would not help. See the error above, and docs/cluster.md for remedies"
             return 1
             ;;
         85) say "stopped by a signal with everything saved (code 85)" ;;

@@ -58,7 +58,7 @@ class Dataset(ABC):
 
 
 class HDF5Dataset(Dataset):
-    """An image set in an HDF5 file, in the format of `data/README.md`.
+    """An image set in an HDF5 file, in the format of `docs/data_format.md`.
 
     Args:
         path: The file. Each rank opens it for itself, when it is read.
@@ -181,7 +181,7 @@ def open(path: str | Path) -> HDF5Dataset:
     """The image set in the HDF5 file ``path``.
 
     Raises:
-        InputError: When the file is missing, damaged, or not in the format of `data/README.md`.
+        InputError: The file is missing, damaged, or not in the format of `docs/data_format.md`.
     """
     hdf5.read_info(path)
     return HDF5Dataset(path)
@@ -226,7 +226,7 @@ def named_folder(source: str | None) -> Path | None:
     if name and not os.path.isdir(name):  # noqa: PTH112
         raise InputError(
             f"{'--source' if source else SOURCE_VARIABLE}: no such folder: {name}: name the folder"
-            " that holds the four MNIST files (see data/README.md)"
+            " that holds the four MNIST files (see docs/data_format.md)"
         )
     return Path(name) if name else None
 

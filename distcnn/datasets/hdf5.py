@@ -1,4 +1,4 @@
-"""Reading an image set in HDF5, in the format of `data/README.md`.
+"""Reading an image set in HDF5, in the format of `docs/data_format.md`.
 
 ``/train/images`` uint8 (N, H, W) or (N, H, W, C), ``/train/labels`` integers (N,), ``/test/...``
 likewise. Each process opens the file, read-only, without collective calls and without

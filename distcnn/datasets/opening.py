@@ -26,9 +26,9 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAD_BYTES = 4096
 LOCKING = "HDF5_USE_FILE_LOCKING"
 CONVERT = "python -m distcnn.convert makes image sets of other formats"
-FORMAT_HINT = "data/README.md describes how to make an image set"
-PREPARE_AGAIN = "prepare it again (see data/README.md)"
-PART_REMEDY = "restore that part, or make one file of all parts (see data/README.md)"
+FORMAT_HINT = "docs/your_data.md describes how to make an image set"
+PREPARE_AGAIN = "prepare it again (see docs/data_format.md)"
+PART_REMEDY = "restore that part, or make one file of all parts (see docs/data_format.md)"
 PICKLE = "a Python pickle, which may run code"
 
 CONVERTIBLE = {

@@ -48,7 +48,7 @@ def require_stored(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
     if dataset.external:
         raise InputError(
             f"{path}: {name} is in external raw storage ({printable(dataset.external[0][0])}),"
-            " which is not supported: write its arrays into one file (see data/README.md)"
+            " which is not supported: write its arrays into one file (see docs/data_format.md)"
         )
     what, missing = "values", 0
     if layout == h5py.h5d.CHUNKED:
@@ -112,7 +112,7 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
             raise InputError(
                 f"{path}: {name} is a virtual dataset with an open-ended number of parts"
                 f" ({printable(source.file_name)}), so missing ones would not be noticed: make one"
-                " file of them (see data/README.md)"
+                " file of them (see docs/data_format.md)"
             )
         parts.setdefault((source.file_name, source.dset_name), []).append(source)
     for (file_name, dataset_name), taken in parts.items():

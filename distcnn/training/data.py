@@ -33,7 +33,7 @@ from distcnn.training.results import DatasetRecord
 
 SECONDS_TO_APPEAR = 5.0
 """A new file may appear on other hosts this much later: NFS caches that it was missing."""
-BOUND_IT = "limit it with --data-memory MIB (data/README.md), or use more hosts"
+BOUND_IT = "limit it with --data-memory MIB (docs/data_format.md), or use more hosts"
 
 
 MEMORY_TO_HASH = 256

@@ -208,7 +208,7 @@ def _settle_threads(
     if crowd := oversubscription(everyone, threads):
         report(
             f"warning: oversubscribed: {crowd}; start fewer ranks or threads there, or bind the"
-            " ranks to more cores (launch/README.md)"
+            " ranks to more cores (docs/cluster.md)"
         )
     return replace(config, threads_per_rank=str(threads))
 

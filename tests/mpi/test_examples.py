@@ -9,9 +9,10 @@ import pytest
 
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, as_flags, slow
 
-EXAMPLES = {path.stem for path in (ROOT / "examples").glob("*.py")}
+EXAMPLES = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"sample_pictures"}
+"""Without the one that trains nothing; a test of the documentation runs it."""
 OWN_IMAGES = {"own_data"}
-WITH_OUTPUT = {"mnist", "plot_runs", "resume_and_verify"}
+WITH_OUTPUT = {"export_to_onnx", "fine_tune", "mnist", "plot_runs", "resume_and_verify"}
 
 
 @pytest.mark.mpi

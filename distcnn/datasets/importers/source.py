@@ -187,5 +187,5 @@ def require_room(name: str, needed: int, stored: int | None = None) -> None:
     if free is not None and needed > free:
         raise InputError(
             f"{name} needs {needed / 2**30:,.1f} GiB of memory, but only {free / 2**30:,.1f} GiB"
-            " are free: convert it on a larger machine, or write it in pieces (see data/README.md)"
+            " are free: convert it on a larger machine, or write it in pieces (docs/data_format.md)"
         )

@@ -119,8 +119,7 @@ def unpickled(content: bytes, name: str) -> dict[str, Any]:
     except NotPlainError as error:
         raise InputError(
             f"{name} is a pickle that asks for {printable(str(error))[:80]}, which may run code:"
-            " only arrays, numbers and text are read; do not open it with other programs unless you"
-            " trust its author"
+            " it was not run; fetch the file again from a place that you trust"
         ) from error
     except Exception as error:  # whatever a damaged or hostile pickle makes Python raise
         reason = " ".join(str(error).split())[:80] or type(error).__name__

@@ -38,6 +38,7 @@ SUFFIX_KINDS = {
     ".csv": CSV,
 }
 """What a folder may hold instead of images; a file's content then decides."""
+IMAGE_MAGICS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
 KNOWN = "IDX, .npz, .npy, CSV, .mat, HDF5, Parquet, CIFAR's archives, and folders of images"
 
 
@@ -117,7 +118,7 @@ def _kind_of_content(path: Path, head: bytes) -> str:
         return CIFAR
     if path.name.endswith("_batch.bin") or path.name.startswith("data_batch_"):
         raise InputError(f"{path} is a part of CIFAR: name the folder that holds all of it")
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in SUFFIXES or head.startswith(IMAGE_MAGICS):
         raise InputError(
             f"{path} is one image: name the folder that holds one folder of images for each class"
         )

@@ -1,4 +1,4 @@
-"""``distcnn.convert`` on files that NumPy, SciPy, h5py, pyarrow, Pillow and csv wrote, in layouts of
+"""``distcnn.convert`` on files that NumPy, SciPy, h5py, pyarrow, Pillow and csv wrote, as sets of
 Keras, MedMNIST, EMNIST, Kaggle, CIFAR, SVHN, Coursera and Hugging Face: every pixel and label.
 """
 

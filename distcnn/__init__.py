@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distcnn.network import Network, load
     from distcnn.training.callbacks import Callback
     from distcnn.training.results import RunResult
+    from distcnn.training.tensorboard import TensorBoard
     from distcnn.training.trainer import Trainer
 
 __version__ = "0.3.0"
@@ -34,6 +35,7 @@ __all__ = [
     "Network",
     "RunResult",
     "Stopped",
+    "TensorBoard",
     "Trainer",
     "TrainingError",
     "__version__",
@@ -48,6 +50,7 @@ _HOMES = {
     **dict.fromkeys(("Network", "load"), "distcnn.network"),
     "Callback": "distcnn.training.callbacks",
     "RunResult": "distcnn.training.results",
+    "TensorBoard": "distcnn.training.tensorboard",
     "Trainer": "distcnn.training.trainer",
 }
 

@@ -29,7 +29,7 @@ RENAMED = {"world_size": "expect_ranks", "eval_every": "eval_every_epochs"}
 LARGEST_GRADIENT_LIMIT = 2.0**40
 STEPS_TRACED = 100
 """Steps of a bare --trace, which take some megabytes."""
-KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
+KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"', bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -296,6 +296,10 @@ class Config:
     )
     trace_from: int = LOGGING.field(0, "first step to trace, from 0", at_least(0, "STEP"))
 
+    tensorboard: bool = LOGGING.field(
+        False, "write the metrics for TensorBoard into the run directory, too"
+    )
+
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Config:
         """What a run, perhaps of an older version, recorded; ``TypeError`` if it is not one."""
@@ -326,7 +330,7 @@ class Config:
         """Check a value of a file or a caller; make NumPy's numbers Python's."""
         value = getattr(self, name)
         kind = {float: numbers.Real, int: numbers.Integral}.get(wanted, wanted)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or isinstance(value, bool) != (wanted is bool):
             what = f"one of {', '.join(choices)}" if choices else KINDS[wanted]
             raise InputError(f"{as_flag(name)} is {value!r}: it must be {what}")
         self._require(name, "\0" not in str(value), "without a null character")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.cli.parser import Parser, meant
-from distcnn.config import KINDS, RENAMED, STEPS_TRACED, Config, Group, as_flag
+from distcnn.config import KINDS, LOGGING, RENAMED, STEPS_TRACED, Config, Group, as_flag
 from distcnn.errors import InputError
 from distcnn.registry import OWN
 from distcnn.system.files import open_named
@@ -46,6 +46,10 @@ class Request:
     )
     allow_other_owner: bool = RESUMING.field(
         False, "write into a run directory that belongs to another user"
+    )
+    quiet: bool = LOGGING.field(False, "print only warnings, notices and the result")
+    verbose: bool = LOGGING.field(
+        False, "print also layers, software, ranks, and how long each phase takes"
     )
     debug: bool = DEBUGGING.field(
         False, "check the gradients, then check every layer's values for NaN and infinity"
@@ -93,6 +97,8 @@ def parse_request(arguments: Sequence[str]) -> Request:
     for flag, value in (("--break-at-step", request.break_at_step), ("--shard", request.shard)):
         if value is not None and value < 0:
             raise InputError(f"{flag} is {value}: it must be 0 or more")
+    if request.quiet and request.verbose:
+        raise InputError("--quiet and --verbose exclude each other: give one of them")
     if "resume" in actions and not request.resume:
         raise InputError("--resume is empty: name the run directory to continue")
     return request
@@ -128,9 +134,10 @@ def _add_flag(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -
     name, default, values = field.name, field.default, field.metadata["values"]
     text = field.metadata["help"].replace("%", "%%")
     if default is False:
-        section.add_argument(as_flag(name), action="store_true", help=text)
+        switch = argparse.BooleanOptionalAction if name in SETTINGS else "store_true"
+        section.add_argument(as_flag(name), action=switch, help=text)
         return
-    if name in SETTINGS and default != "":
+    if name in SETTINGS and default != "" and default is not False:
         text += f" (default {default})"
     if name in TARGET_DEFAULTS:
         text += f", {TARGET_DEFAULTS[name]} with --target-accuracy"

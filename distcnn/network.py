@@ -248,7 +248,7 @@ def load(
 
     Args:
         run: the run directory, or a file of weights in one.
-        weights: of the last step, or of the best test accuracy.
+        weights: of the last step, or of the best evaluation.
         model: the network, if the run does not record it.
         trust_model: whether to import the module that the run names.
 

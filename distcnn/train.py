@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS
 from distcnn.cli.command import EXIT_STOPPED, run_command
+from distcnn.cli.rank_warnings import RankWarnings
 from distcnn.config import Config, as_flag
 from distcnn.config_parsing import TARGET_DEFAULTS, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
@@ -21,8 +22,10 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.blas_threads import blas_description, blas_thread_count
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.spans import WRITE_METRICS, listening
 from distcnn.system.wording import counted, number_ranges
-from distcnn.training.progress import NoProgress, Progress
+from distcnn.training.details import details, phases_reported
+from distcnn.training.progress import NoProgress, Progress, QuietProgress
 from distcnn.training.resume import ResumePoint
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.session import Outcome, Session
@@ -41,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     """Parse, train, print the result."""
-    progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
+    own = QuietProgress() if request.quiet else Progress()
+    progress = own if communicator.rank == 0 else NoProgress()
     if request.debug or request.break_at_step is not None:
         from distcnn.training.debug import break_at, require_one_process  # brings pdb
 
@@ -58,6 +62,12 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
             communicator.abort(EXIT_STOPPED)
         communicator.end_by_signal(signals.received or signal.SIGTERM)
 
+    def announce(run: Run, path: Path | None, state: State, point: ResumePoint | None) -> None:
+        progress.say(*headline(run, path, state, point))
+        if request.verbose:
+            progress.say(*details(run))
+        found.show()
+
     def trace(
         run: Run, state: State, location: Callable[[], str | Path]
     ) -> AbstractContextManager[object]:
@@ -67,7 +77,14 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
 
     is_main, is_root = __name__ == "__main__", communicator.rank == 0
     signals = StopSignals(NAME, is_root, end_before_first_step, is_main)
-    with signals, Watchdog(NAME, communicator) as watchdog:
+    phases = phases_reported(progress.say) if request.verbose and is_root else nullcontext()
+    with (
+        RankWarnings(communicator, progress.say) as found,
+        listening(found, {WRITE_METRICS}),
+        signals,
+        Watchdog(NAME, communicator) as watchdog,
+        phases,
+    ):
         watchdog.timeout_seconds = request.given.get("stall_timeout", watchdog.timeout_seconds)
         outcome = Session(
             request,
@@ -75,10 +92,10 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
             progress,
             signals=signals,
             watchdog=watchdog,
-            announce=lambda *begun: progress.say(*headline(*begun)),
+            announce=announce,
             trace=trace,
         ).train()
-        progress.say(*summary(outcome))
+        progress.result(*summary(outcome))
 
 
 def summary(outcome: Outcome) -> list[str]:
@@ -121,7 +138,7 @@ def summary(outcome: Outcome) -> list[str]:
         step = f"step {result.best_step}, the best {split} ({best:.4f})"
         lines.append(f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: of {step}")
     if result.choosing_split == "test":
-        lines[-1] += "; the test set chose it, because there is no --validation"
+        lines[-1] += " (chosen on the test set: no --validation)"
     elif result.best_step != result.steps:
         lines[-1] += f", test accuracy {result.best_test_accuracy:.4f}"
     return [*lines, f"results in {outcome.location}"]

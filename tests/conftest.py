@@ -21,6 +21,7 @@ from distcnn.datasets import Split, write_dataset
 pytest_plugins = [
     "tests.support.dataset_fixtures",
     "tests.support.fault_tolerance_fixtures",
+    "tests.support.interop_fixtures",
     "tests.support.mirrors",
     "tests.support.scaling_fixtures",
     "tests.support.training_fixtures",

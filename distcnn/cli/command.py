@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from distcnn.cli.parser import difference, flags_of
+from distcnn.cli.rank_warnings import RankWarnings
 from distcnn.distributed import Communicator, on_root, open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.distributed.communicator import JointError, NoWorldError, note_exit
@@ -101,7 +102,8 @@ def run_on(
         problem = difference(communicator.allgather(flags_of(name, arguments)))
         if problem:
             raise JointError(f"{problem}: start all ranks with the same command")
-        return work(communicator, arguments) or EXIT_OK
+        with RankWarnings(communicator):
+            return work(communicator, arguments) or EXIT_OK
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
             text = printable(str(error)) if isinstance(error, JointError) else str(error)

@@ -35,6 +35,8 @@ ALIASES = {
         "keep": "keep-last max-checkpoints save-total-limit",
         "stall-timeout": "timeout",
         "data-memory": "memory max-memory",
+        "quiet": "q silent",
+        "verbose": "v",
         "initial-weights": "weights pretrained init-from finetune-from init-weights load-weights",
         "normalisation": "normalization normalize normalise",
         "freeze": "freeze-layers frozen",
@@ -53,9 +55,6 @@ ADVICE = {
             " nodes"
         ),
         "distcnn runs on CPUs only and has no choice of device": "device gpu cuda no-cuda cpu",
-        "use --log-every to control what is printed; results are in the run directory": (
-            "v verbose quiet q"
-        ),
     }.items()
     for flag in flags.split()
 }

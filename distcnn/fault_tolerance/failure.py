@@ -69,7 +69,7 @@ def mistake_in(error: BaseException) -> str | None:
         file = Path(error.filename)
         if not file.is_relative_to(PACKAGE) and not file.is_relative_to(LIBRARY):
             line = f"line {error.lineno}: {type(error).__name__}: {error.msg}"
-            return f"{_shown(error.filename)}, {line}"
+            return f"{relative(error.filename)}, {line}"
     frames = _frames_of_user(error)
     return f"{_place(frames[-1])}: {described(error)}" if frames else None
 
@@ -105,10 +105,10 @@ def _frames_of_user(error: BaseException) -> list[traceback.FrameSummary]:
 
 def _place(frame: traceback.FrameSummary) -> str:
     function = "" if frame.name == "<module>" else f", in {frame.name}"
-    return f"{_shown(frame.filename)}, line {frame.lineno}{function}"
+    return f"{relative(frame.filename)}, line {frame.lineno}{function}"
 
 
-def _shown(file: str) -> str:
+def relative(file: str) -> str:
     """A path relative to the current folder if it is inside."""
     try:
         return str(Path(file).relative_to(Path.cwd()))

@@ -81,8 +81,8 @@ def report(args: argparse.Namespace) -> list[str]:
             " picture of the curves"
         )
     plotting.require_matplotlib()
-    named = zip(args.runs, labels(args.runs), strict=True)
-    runs = [read_run(path, label) for path, label in named]
+    paths = list({path.resolve(): path for path in args.runs}.values())
+    runs = [read_run(path, label) for path, label in zip(paths, labels(paths), strict=True)]
     lines = [summary(run) for run in runs]
     if output.suffix.lower() in PICTURES:
         draw(runs, output)
@@ -94,18 +94,20 @@ def write_page(
     runs: Sequence[RunRecords], output: Path, data: str | None, trusted: bool
 ) -> list[str]:
     """Write the page on ``runs``; lines on what it lacks, where it is, and how to open it."""
-    from distcnn.report.inspection import inspect  # a picture of curves needs neither
+    from distcnn.report.inspection import Inspection, inspect  # a picture of curves needs neither
     from distcnn.report.page import render, require_jinja2
 
     require_jinja2()
-    inspections = [inspect(run, data, trusted) for run in runs]
-    content = render(runs, inspections).encode()
+    found: dict[str, Inspection] = {}
+    for run in runs:
+        found[run.label] = inspect(run, data, trusted, found)
+    content = render(runs, found).encode()
     with explaining(f"{output} cannot be written", "name another file with --output"):
         write_atomically(output, content)
     lacks = [
         f"notice: {run.label}: left out: {reason}"
-        for run, found in zip(runs, inspections, strict=True)
-        for reason in (*run.problems, *found.missing.values())
+        for run in runs
+        for reason in (*run.problems, *found[run.label].missing.values())
     ]
     size = len(content) / 1e6
     return [

@@ -15,8 +15,8 @@ from distcnn.system.wording import printable
 from distcnn.training.comparison import SPEED
 
 INK, FAINT, PAPER = "#010101", "#020202", "#030303"
-SERIES = tuple(f"#0a000{index}" for index in range(8))
-"""Stand for the page's colours, which depend on its theme."""
+SERIES = tuple(f"#0a000{index}" for index in range(9))
+"""Stand for the page's colours, which depend on its theme; the last of the series is gray."""
 CSS = {INK: "var(--muted)", FAINT: "var(--line)", PAPER: "var(--paper)"}
 CSS |= {colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)}
 WIDTH, HEIGHT = 5.0, 2.8
@@ -41,11 +41,12 @@ UNITS = {"Speed": "images per second, all ranks together"}
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row is its heading."""
+    """A table; the first cell of a row is its heading. ``text_columns``: so is the second."""
 
     caption: str
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    text_columns: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,13 @@ def legend(runs: Sequence[RunRecords]) -> list[Key]:
 
 
 def bar_chart(
-    title: str, text: str, rows: Mapping[str, Mapping[str, float]], unit: str, form: str, name: str
+    title: str,
+    text: str,
+    rows: Mapping[str, Mapping[str, float]],
+    of_what: str,
+    unit: str,
+    form: str,
+    name: str,
 ) -> Chart:
     """Parts of a whole, side by side in one bar for each row; ``form`` writes a number, and
     ``name`` tells the chart from all others of the page.
@@ -121,7 +128,7 @@ def bar_chart(
         (name, *(format(row.get(part, 0), form) for part in parts)) for name, row in rows.items()
     ]
     keys = tuple(Key(part, _css(number)) for part, number in colours.items())
-    table = Table(f"{title}, {unit}", ("", *parts), cells)
+    table = Table(f"{title}, {unit}", (of_what, *parts), cells)
     return Chart(title, _svg(figure, name), text, table, keys)
 
 
@@ -157,7 +164,7 @@ def _curves(title: str, lines: Sequence[Line], many: bool) -> Chart:
     if title == "Speed":
         axes.set_ylim(bottom=0)
     _style(axes, "both", "step")
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+    axes.xaxis.get_major_locator().set_params(integer=True, nbins=6, min_n_ticks=1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     told = [
         f"{line.name} from {format(line.curve[0][1], form)} at step {line.curve[0][0]:,} to"
@@ -175,7 +182,7 @@ def _curves(title: str, lines: Sequence[Line], many: bool) -> Chart:
 
 def _tick(value: float, title: str) -> str:
     if title == "Accuracy":
-        return f"{100 * value:.4g} %"
+        return f"{100 * value:.4g}%"
     return f"{value:,.0f}" if title == "Speed" else f"{value:g}"
 
 

@@ -17,18 +17,24 @@ HASH_DIGITS = 12
 
 def comparison(runs: Sequence[RunRecords]) -> list[Table]:
     """The results of all runs side by side, and the settings in which they differ."""
-    header = ("", *(run.label for run in runs))
+    labels = tuple(run.label for run in runs)
     compared = [_results(run) for run in runs]
     results = [(name, *(cells[name] for cells in compared)) for name in compared[0]]
     configs = [dataclasses.asdict(run.config) if run.config else {} for run in runs]
     settings = [
-        (as_flag(field.name), *(str(config.get(field.name, "unknown")) for config in configs))
+        (
+            f"{as_flag(field.name)}{' (no effect on the weights)' if free else ''}",
+            *(_shown(config.get(field.name, "unknown")) for config in configs),
+        )
+        for free in (False, True)
         for field in dataclasses.fields(Config)
-        if field.name != "output"
+        if field.metadata["group"].free == free and field.name != "output"
     ]
     different = [row for row in settings if len(set(row[1:])) > 1]
-    tables = [Table("Results", header, results)]
-    return [*tables, Table("Settings that differ", header, different)] if different else tables
+    tables = [Table("Results", ("result", *labels), results)]
+    if different:
+        tables.append(Table("Settings that differ", ("setting", *labels), different))
+    return tables
 
 
 def _results(run: RunRecords) -> dict[str, str]:
@@ -48,6 +54,10 @@ def _results(run: RunRecords) -> dict[str, str]:
     }
 
 
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def agreement(runs: Sequence[RunRecords]) -> list[str]:
     """Which runs ended with the same weights, and at which step others differ from the first."""
     ends: dict[str, list[RunRecords]] = {}
@@ -59,27 +69,28 @@ def agreement(runs: Sequence[RunRecords]) -> list[str]:
         if len(group) == len(runs):
             who = "Both runs" if len(runs) == 2 else f"All {len(runs)} runs"
         told.append(f"{who} ended with the same weights, bit for bit.")
-    return told + [_divergence(runs[0], group[0]) for group in list(ends.values())[1:]]
+    told += [_divergence(runs[0], group[0]) for group in list(ends.values())[1:]]
+    return list(filter(None, told))
 
 
 def _divergence(one: RunRecords, other: RunRecords) -> str:
-    """Up to which step the weights of two runs were the same."""
+    """Up to which step the weights of two runs were the same; empty if that is not on record."""
     before, after = recorded_weights(one), recorded_weights(other)
     common = sorted(before.keys() & after.keys())
     differing = [step for step in common if before[step] != after[step]]
     both, number = f"{one.label} and {other.label}", counted(len(common), "step")
     if not common:
-        return f"{both} recorded no weights at the same step, so they cannot be compared."
+        return ""
     if not differing:
         return (
             f"{both} had the same weights, bit for bit, at every step for which both have a record"
             f" ({number}, the last is {common[-1]:,})."
         )
     same = [step for step in common if step < differing[0]]
-    until = f"; at step {same[-1]:,} they were still the same" if same else ""
+    until = f"the same up to step {same[-1]:,}, and " if same else ""
     return (
-        f"The weights of {both} differ from step {differing[0]:,} on{until} (of {number} for which"
-        " both have a record)."
+        f"The weights of {both} were {until}different at step {differing[0]:,} (both have a record"
+        f" of {number})."
     )
 
 

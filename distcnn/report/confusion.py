@@ -70,7 +70,7 @@ def note(result: RunResult | None, found: Inspection) -> str:
     low, high = score.interval
     told = (
         f"{which} were shown to the last weights for this page: {score.correct:,} were put into"
-        f" the right class, {score.accuracy:.2%} (95 % confidence: {low:.2%} to {high:.2%})"
+        f" the right class, {score.accuracy:.2%} (95% confidence: {low:.2%} to {high:.2%})"
     )
     if found.of_other_data:
         return f"{told}. This is not the image set of the run: its SHA-256 is another."
@@ -119,7 +119,7 @@ def confusions(score: Score, names: Sequence[str]) -> Table | None:
         if count
     ]
     header = ("true class", "taken for", "times", "share of the class")
-    return Table("Most common confusions", header, rows) if rows else None
+    return Table("Most common confusions", header, rows, text_columns=True) if rows else None
 
 
 def _share(fraction: float) -> str:

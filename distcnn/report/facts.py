@@ -55,7 +55,7 @@ def key_results(run: RunRecords) -> list[Result]:
     shown = []
     if 0 <= result.test_correct <= result.test_examples and result.test_examples > 0:
         low, high = wilson_interval(result.test_correct, result.test_examples)
-        interval = f"95 % confidence: {low:.2%} to {high:.2%}"
+        interval = f"95% confidence: {low:.2%} to {high:.2%}"
         shown.append(Result("Test accuracy", f"{result.test_accuracy:.2%}", interval))
     if curve := curves["validation_accuracy"]:
         shown.append(Result("Validation accuracy", f"{curve[-1][1]:.2%}", "after the last epoch"))

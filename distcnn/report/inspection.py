@@ -7,7 +7,7 @@ set may have moved. Then the reason is noted, and the rest is shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -74,6 +74,8 @@ class Inspection:
     mistakes: tuple[tuple[Mistake, Picture], ...] = ()
     example: Picture | None = None
     example_note: str = ""
+    same_as: str = ""
+    """The label of another run with the same weights, of which the rest is shown."""
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -86,18 +88,31 @@ class Inspection:
         return Table("The layers in order", ("layer", "kind", "output", "parameters"), rows)
 
 
-def inspect(run: RunRecords, data: str | None, trusted: bool) -> Inspection:
-    """Look at the last weights of ``run``, and test them on ``data``, by default its own set."""
+def inspect(
+    run: RunRecords, data: str | None, trusted: bool, others: Mapping[str, Inspection]
+) -> Inspection:
+    """Look at the last weights of ``run``, and test them on ``data``, by default its own set.
+
+    ``others``, by label, are those before it: the same weights are not shown again.
+    """
     if run.result is None:
         return Inspection(missing={"network": "The run has not finished: it has no weights yet."})
     try:
         arrays, about = read_weights(run.path / WEIGHTS)
         found = Inspection(
-            class_names=tuple(map(str, about["class_names"])),
+            class_names=tuple(
+                str(name) or f"class {label}" for label, name in enumerate(about["class_names"])
+            ),
             weights_sha256=array_sha256(
                 np.concatenate([values.reshape(-1) for values in arrays.values()])
             ),
         )
+        for label, other in others.items():
+            if (other.weights_sha256, other.class_names) == (
+                found.weights_sha256,
+                found.class_names,
+            ):
+                return replace(found, same_as=other.same_as or label)
         filters, note = first_filters(arrays, tuple(about["image_shape"]))
         found = replace(found, filters=filters, filters_note=note)
     except (InputError, LookupError, TypeError, ValueError) as error:
@@ -112,7 +127,7 @@ def inspect(run: RunRecords, data: str | None, trusted: bool) -> Inspection:
     try:
         images, labels, info = read_test_set(run, network, data)
         score = network.evaluate(images, labels)
-        seen = _one_example(network, images, labels)
+        seen = _one_example(network, images, labels, found.class_names)
     except failures as error:
         return replace(found, missing={"test": _sentence(error)})
     recorded = run.result.dataset.sha256
@@ -123,7 +138,7 @@ def inspect(run: RunRecords, data: str | None, trusted: bool) -> Inspection:
         test_examples=info.examples["test"],
         of_other_data=bool(recorded and info.sha256 and info.sha256 != recorded),
         mistakes=tuple(
-            (mistake, picture(images[mistake.index], _described_mistake(mistake, network)))
+            (mistake, picture(images[mistake.index], _told(mistake, found.class_names)))
             for mistake in score.mistakes[:MISTAKES_SHOWN]
         ),
     )
@@ -209,13 +224,15 @@ def _described(network: Network) -> list[LayerView]:
     return [LayerView(name, repr(layer), _by(output), size) for name, layer, output, size in layers]
 
 
-def _one_example(network: Network, images: Images, labels: Labels) -> dict[str, Any]:
+def _one_example(
+    network: Network, images: Images, labels: Labels, names: Sequence[str]
+) -> dict[str, Any]:
     """What the network makes of one test image, layer by layer: the first that it gets right."""
     few = images[:BLOCK]
     probabilities = network.predict(few)
     right = np.flatnonzero(probabilities.argmax(axis=1) == labels[: len(few)])
     index = int(right[0]) if len(right) else 0
-    names, best = network.class_names, np.argsort(-probabilities[index], kind="stable")[:3]
+    best = np.argsort(-probabilities[index], kind="stable")[:3]
     guesses = ", ".join(f"{names[k]} {probabilities[index, k]:.1%}" for k in best)
     outputs = network.activations(few[index : index + 1])
     drawn = [
@@ -249,8 +266,8 @@ def _drawn(layer: LayerView, output: NDArray[np.float32]) -> LayerView:
     return replace(layer, maps=sheet(maps, f"{layer.name}: {note}", signed), note=note)
 
 
-def _described_mistake(mistake: Mistake, network: Network) -> str:
-    label, predicted = (network.class_names[k] for k in (mistake.label, mistake.predicted))
+def _told(mistake: Mistake, names: Sequence[str]) -> str:
+    label, predicted = names[mistake.label], names[mistake.predicted]
     return f"test example {mistake.index}: {label}, taken for {predicted}"
 
 

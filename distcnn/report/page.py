@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ def view(number: int, run: RunRecords, found: Inspection) -> RunView:
     )
 
 
-def render(runs: Sequence[RunRecords], inspections: Sequence[Inspection]) -> str:
-    """The page on ``runs``, with what was found in each."""
+def render(runs: Sequence[RunRecords], inspections: Mapping[str, Inspection]) -> str:
+    """The page on ``runs``, with what was found in each, by its label."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -88,12 +88,11 @@ def render(runs: Sequence[RunRecords], inspections: Sequence[Inspection]) -> str
     script = (TEMPLATES / "script.js").read_text()
     sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     several = len(runs) > 1
-    numbered = zip(runs, inspections, strict=True)
     return environment.get_template("report.html").render(
         version=__version__,
         title=f"{len(runs)} runs compared" if several else facts.title_of(runs[0]),
         several=several,
-        runs=[view(number, run, found) for number, (run, found) in enumerate(numbered, 1)],
+        runs=[view(number, run, inspections[run.label]) for number, run in enumerate(runs, 1)],
         charts=charts.curve_charts(runs),
         keys=charts.legend(runs),
         whole_runs=time_split.whole_runs(runs),

@@ -37,7 +37,9 @@ def whole_runs(runs: Sequence[RunRecords]) -> Chart | None:
         f"{name}: {', '.join(f'{part} {seconds:.1f} s' for part, seconds in row.items())}"
         for name, row in rows.items()
     ]
-    return bar_chart("Time of the run", f"{'; '.join(told)}.", rows, "seconds", ",.2f", "run-time")
+    return bar_chart(
+        "Time of the run", f"{'; '.join(told)}.", rows, "run", "seconds", ",.2f", "run-time"
+    )
 
 
 def traced_step(run: RunRecords, number: int) -> tuple[Chart | None, str]:
@@ -61,7 +63,7 @@ def traced_step(run: RunRecords, number: int) -> tuple[Chart | None, str]:
         return None, f"The trace {paths[-1].name} is left out: {error}."
     title = f"A step, by the trace {Path(paths[-1]).stem}"
     text = "Milliseconds of a mean step on each rank's main thread, by what it was doing."
-    return bar_chart(title, text, rows, "milliseconds", ".3f", f"step-time-{number}"), ""
+    return bar_chart(title, text, rows, "rank", "milliseconds", ".3f", f"step-time-{number}"), ""
 
 
 def mean_steps(events: Sequence[TraceEvent]) -> dict[str, dict[str, float]]:
@@ -81,8 +83,7 @@ def mean_steps(events: Sequence[TraceEvent]) -> dict[str, dict[str, float]]:
         steps = sum(event["name"] == STEP for event in own)
         if steps:
             sums = _exclusive(sorted(own, key=lambda event: (event["ts"], -event["dur"])))
-            parts = {word: sums[word] / steps / 1000 for word in COLOURS if sums[word] > 0}
-            rows[f"rank {pid}"] = parts
+            rows[f"rank {pid}"] = {word: sums[word] / steps / 1000 for word in COLOURS}
     return rows
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from distcnn.system import launcher
 
-LAUNCHERS = {
-    *("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"),
-    *("orterun", "orted", "prterun", "prte", "prted"),
-}
-"""Programs between the ranks and the terminal, as the kernel names them."""
+LAUNCHERS = ("mpirun", "mpiexec", "hydra_", "orte", "prte")
+"""How the names of the programs between the ranks and the terminal begin: also mpirun.mpich of
+Debian, mpiexec.hydra and hydra_bstrap_proxy of Intel, orted and prted of Open MPI.
+"""
 CHANGE_OUTPUT = (
     *("-prepend", "--prepend", "-outfile", "-errfile", "--output", "-output"),
     *("--tag", "-tag", "--timestamp", "--xml"),
@@ -49,7 +48,7 @@ def _columns(descriptor: int) -> int:
 def _columns_of_launcher(process: int) -> int | None:
     """Of the last launcher among ``process`` and its ancestors: the one that a person started."""
     found = None
-    while process > 1 and launcher.process_status(process, "Name") in LAUNCHERS:
+    while process > 1 and launcher.process_status(process, "Name").startswith(LAUNCHERS):
         found, process = process, int(launcher.process_status(process, "PPid") or 0)
     output = Path(f"/proc/{found}/fd/1")
     try:

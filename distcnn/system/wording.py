@@ -22,6 +22,19 @@ def being(number: int, what: str) -> str:
     return f"{counted(number, what)} {'is' if number == 1 else 'are'}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in two units at most: "3.5 s", "48 s", "1 min 12 s", "2 h 5 min", "1 day 3 h"."""
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
+    whole = round(seconds) if seconds < 3600 else 60 * round(seconds / 60)
+    days, hours = divmod(whole // 3600, 24)
+    minutes, rest = divmod(whole % 3600, 60)
+    parts = [counted(days, "day")] if days else []
+    units = ((hours, "h"), (minutes, "min"), (rest, "s"))
+    parts += [f"{number} {unit}" for number, unit in units if number]
+    return " ".join(parts[:2])
+
+
 def first_few(names: Iterable[object], most: int = 5) -> str:
     """The first few of ``names``, and how many more there are: "a, b, c, d, e and 7 more"."""
     texts = [str(name) for name in names]

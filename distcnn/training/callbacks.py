@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from distcnn.distributed import Communicator
@@ -21,6 +22,11 @@ class Callback:
         ...     def on_step(self, step, loss):
         ...         self.losses.append(loss)
     """
+
+    def on_prepare(self, rank: int, output: Path | None) -> None:
+        """The run directory ``output`` is there, None where nothing is written. Only rank 0 should
+        write files.
+        """
 
     def on_start(self, total_steps: int, steps_taken: int) -> None:
         """The first step is about to be taken; a resumed run has taken some before."""

@@ -10,6 +10,7 @@ from distcnn.config import Config
 from distcnn.distributed import Totals
 from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import Span
+from distcnn.system.wording import duration
 from distcnn.training import ending
 from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradients
 from distcnn.training.callbacks import Callbacks
@@ -49,6 +50,8 @@ class Loop:
         self.last_loss = 0.0
         """The mean loss of the latest step."""
         self._has_warned = False
+        self._epoch_begun = time.perf_counter() - state.epoch.seconds
+        """When the epoch began; of a resumed one, its steps' time before this process."""
 
     @property
     def is_over(self) -> bool:
@@ -116,7 +119,7 @@ class Loop:
         schedule = run.schedule
         epoch, step_of_epoch = divmod(state.step, schedule.steps_an_epoch)
         if step_of_epoch == 0:
-            state.epoch = Meter()
+            state.epoch, self._epoch_begun = Meter(), time.perf_counter()
             run.training_step.ledger.begin()
         learning_rate = schedule.learning_rate(state.step)
         start = time.perf_counter()
@@ -180,7 +183,10 @@ class Loop:
         self._callbacks.call("on_epoch", self._records.add_metrics("epoch", meter, values))
         self._records.check_replicas()
         self._records.add_receipt("epoch", **values, **proof)
-        self._progress.say(f"{text}, {meter.images_per_second:,.0f} images/s")
+        self._progress.say(
+            f"{text}, {meter.images_per_second:,.0f} images/s,"
+            f" took {duration(time.perf_counter() - self._epoch_begun)}"
+        )
         for line in self._selection.remarks(epoch):
             self._progress.say(line)
         self._warn_if_nothing_is_learned(epoch)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from typing import Any
 
 from distcnn.errors import as_arguments
 from distcnn.system import console
 from distcnn.system.terminal import USUAL_COLUMNS, watched_columns
+from distcnn.training.time_left import TimeLeft
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
 """``bar`` or ``lines``; default: a bar if a terminal shows the output, also through ``mpirun``."""
 LEAST_COLUMNS = 20
 """A narrower terminal has no room for a bar."""
+SECONDS_TO_REDRAW = 0.2
 
 
 class Progress:
@@ -22,9 +25,14 @@ class Progress:
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._time_left: TimeLeft | None = None
+        self._redraw_at = 0.0
 
-    def start(self, total_steps: int, steps_taken: int = 0) -> None:
+    def start(
+        self, total_steps: int, steps_taken: int = 0, time_left: TimeLeft | None = None
+    ) -> None:
         """The next of ``total_steps`` is about to be taken: show the bar, where there is one."""
+        self._time_left = time_left
         columns = watched_columns() or 0
         usual = "bar" if columns >= LEAST_COLUMNS else "lines"
         if os.environ.get(PROGRESS_VARIABLE, usual) == "bar":
@@ -33,11 +41,11 @@ class Progress:
             self._bar = tqdm(
                 total=total_steps,
                 initial=steps_taken,
-                unit="step",
                 file=sys.stdout,
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}",
                 ncols=max(columns or USUAL_COLUMNS, LEAST_COLUMNS),
                 nrows=20,
-                mininterval=0.2,
+                mininterval=SECONDS_TO_REDRAW,
             )
 
     def say(self, *lines: str) -> None:
@@ -48,17 +56,30 @@ class Progress:
         if self._bar is not None:
             self._bar.refresh()
 
+    def result(self, *lines: str) -> None:
+        """Print lines that are always wanted: how the run ended."""
+        Progress.say(self, *lines)
+
     def step(self, loss: float, images_per_second: float) -> None:
         """Count one more step."""
+        if self._time_left:
+            self._time_left.begin()
         if self._bar is not None:
-            text = f"loss {loss:.4f}, {images_per_second:,.0f} images/s"
-            self._bar.set_postfix_str(text, refresh=False)
+            now = time.monotonic()
+            if now >= self._redraw_at:
+                self._redraw_at = now + SECONDS_TO_REDRAW
+                left = [self._time_left.text()] if self._time_left else []
+                shown = [*left, f"loss {loss:.4f}", f"{images_per_second:,.0f} images/s"]
+                self._bar.set_postfix_str(", ".join(filter(None, shown)), refresh=False)
             self._bar.update(1)
 
     def interval(self, line: str) -> None:
-        """A log interval is over: print ``line``, its loss and speed, where there is no bar."""
+        """A log interval is over: print ``line``, its loss and speed, and the time that is left,
+        where there is no bar.
+        """
         if self._bar is None:
-            self.say(line)
+            left = self._time_left.text() if self._time_left else ""
+            self.say(f"{line}  {left}" if left else line)
 
     def close(self) -> None:
         """The run is over, successfully or not."""
@@ -70,9 +91,26 @@ class Progress:
 class NoProgress(Progress):
     """Says nothing: for all ranks but rank 0."""
 
-    def start(self, total_steps: int, steps_taken: int = 0) -> None: ...
+    def start(
+        self, total_steps: int, steps_taken: int = 0, time_left: TimeLeft | None = None
+    ) -> None: ...
 
     def say(self, *lines: str) -> None: ...
+
+    def result(self, *lines: str) -> None: ...
+
+    def interval(self, line: str) -> None: ...
+
+
+class QuietProgress(Progress):
+    """Prints warnings, notices and the result."""
+
+    def start(
+        self, total_steps: int, steps_taken: int = 0, time_left: TimeLeft | None = None
+    ) -> None: ...
+
+    def say(self, *lines: str) -> None:
+        super().say(*(line for line in lines if line.startswith(("warning", "notice"))))
 
     def interval(self, line: str) -> None: ...
 

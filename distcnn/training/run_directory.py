@@ -53,8 +53,9 @@ class RunDirectory(RunRecorder):
         """The best weights and their step; a resumed run has them in a checkpoint only."""
         self.metrics = LineLog(results.METRICS, self.locate, report)
         self.receipt = LineLog(results.RECEIPT, self.locate, report)
-        validates = bool(getattr(config, "validation", ""))
-        columns = [name for name in COLUMNS if validates or not name.startswith("validation_")]
+        columns = [
+            name for name in COLUMNS if config.validation or not name.startswith("validation_")
+        ]
         self._table = MetricsTable(results.METRICS_TABLE, self.locate, report, columns)
         self._files = self.metrics, self._table, self.receipt
         self._writer = CheckpointWriter(

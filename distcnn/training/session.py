@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distcnn.checkpoints import CheckpointStore
+from distcnn.config import Config
 from distcnn.config_parsing import Request
 from distcnn.datasets import Dataset
 from distcnn.distributed import Communicator, on_root, together
@@ -28,6 +29,8 @@ from distcnn.training.run_files import locked, require_owner
 from distcnn.training.selection import best_weights
 from distcnn.training.setup import Components, Run, prepare_run
 from distcnn.training.state import State
+from distcnn.training.tensorboard import TensorBoard, require_tensorboardx
+from distcnn.training.time_left import time_left
 from distcnn.user_code import require_outside
 
 Announce = Callable[[Run, Path | None, State, ResumePoint | None], None]
@@ -97,7 +100,7 @@ class Session:
             output = request.given.get("output", "")
             own = config.own_code.values()
             together(communicator, lambda: require_outside(own, request.resume, output))
-        callbacks, signals = Callbacks(self.callbacks, communicator), self.signals
+        callbacks, signals = Callbacks(self._all_callbacks(config), communicator), self.signals
 
         def stop_request() -> str | None:
             return (signals.requested if signals else None) or callbacks.problem
@@ -127,6 +130,15 @@ class Session:
             )
             on_root(communicator, lambda: resume.check_initial_weights(point, run.initial))
         return self._take_steps(run, point, callbacks, held)
+
+    def _all_callbacks(self, config: Config) -> list[Callback]:
+        """The given ones, and that of ``--tensorboard``. Collective."""
+        given = list(self.callbacks)
+        if config.tensorboard and not any(isinstance(each, TensorBoard) for each in given):
+            on_root(self.communicator, require_tensorboardx)
+            report = self.progress.say
+            given.append(together(self.communicator, lambda: TensorBoard(report=report)))
+        return given
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:
         """On root: the run to continue, locked if it is written there."""
@@ -163,7 +175,8 @@ class Session:
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
-        progress.start(run.schedule.total_steps, state.step)
+        progress.start(run.schedule.total_steps, state.step, time_left(run, state))
+        callbacks.call("on_prepare", communicator.rank, path)
         callbacks.call("on_start", run.schedule.total_steps, state.step)
         callbacks.raise_together("before its first step")
         traced: AbstractContextManager[object] = nullcontext()

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
+from distcnn.datasets import Split, write_dataset
 from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.checkpointing import RunRecorder
@@ -307,3 +309,48 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
         for key, value in values.items()
         if key not in names and not key.endswith("_seconds")
     }
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image set without anything to learn, sorted by class: accuracies only go up and down."""
+    rng = np.random.default_rng(1)
+    path = tmp_path_factory.mktemp("noise") / "noise.h5"
+    splits = {
+        split: Split(count, [(rng.integers(0, 256, (count, 28, 28)).astype(np.uint8), labels)])
+        for split, count in (("train", 203), ("test", 77))
+        for labels in [np.sort(rng.integers(0, 4, count))]
+    }
+    write_dataset(path, name="noise", source="made by a test", classes=4, splits=splits)
+    return path
+
+
+PATIENT = as_flags(
+    model="stopping:network",
+    num_shards=4,
+    microbatch_size=16,
+    validation=43,
+    patience=3,
+    epochs=30,
+    schedule="constant",
+    warmup_steps=0,
+    learning_rate=0.01,
+    keep=2,
+    check_every=4,
+)
+"""Flags of a run on ``noise`` that patience ends: 3 steps an epoch. On one rank 4 calls of forward
+a step, 3 in each validation, 5 in each test.
+"""
+
+
+@pytest.fixture(scope="session")
+def patient(noise: Path, stopping: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one rank that patience has ended: the best weights are not the last ones.
+
+    Do not change it.
+    """
+    path = tmp_path_factory.mktemp("patient") / "run"
+    done = train(SERIAL, 1, *as_flags(data=noise, output=path), *PATIENT, PYTHONPATH=stopping)
+    assert (done.returncode, done.stderr) == (0, "")
+    (path / "stdout").write_text(done.stdout)
+    return path

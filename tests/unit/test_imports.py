@@ -59,6 +59,7 @@ OWNERS = {
     "safetensors": {"interop/safetensors_files.py"},
     "PIL": {"datasets/pictures.py", "report/pictures.py"},
     "jinja2": {"report/page.py"},
+    "tensorboardX": {"training/tensorboard.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},
 }
 

@@ -30,6 +30,8 @@ def shown(
     rows: int = 24,
     columns: int = 70,
     prefix: Sequence[str] = (),
+    launcher: Launcher = SERIAL,
+    ranks: int = 1,
     **environment: str,
 ) -> str:
     """What a terminal of that size shows of a command's output."""
@@ -37,7 +39,13 @@ def shown(
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     try:
         with running(
-            SERIAL, 1, *command, prefix=prefix, stdout=terminal, stderr=terminal, **environment
+            launcher,
+            ranks,
+            *command,
+            prefix=prefix,
+            stdout=terminal,
+            stderr=terminal,
+            **environment,
         ) as run:
             os.set_blocking(mine, False)
             text = b""
@@ -73,7 +81,7 @@ def test_a_terminal_of_any_width(columns: int, image_set: MakeImageSet, tmp_path
         columns,
     )
     assert "Traceback" not in text
-    assert ("step/s" in text) == (columns in (0, 40, 70))
+    assert ("%|" in text) == (columns in (0, 40, 70))
     assert "test accuracy" in text
 
 
@@ -83,19 +91,21 @@ def test_columns_that_are_not_a_number(image_set: MakeImageSet, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("options", "piped", "columns"),
+    ("name", "options", "piped", "columns"),
     [
-        ([], "", 70),
-        (["-l"], "", None),
-        (["-prepend-rank"], "", None),
-        (["--tag-output"], "", None),
-        ([], "| cat", None),
+        ("mpirun", [], "", 70),
+        ("mpiexec.openmpi", [], "", 70),
+        ("another", [], "", None),
+        ("mpirun", ["-l"], "", None),
+        ("mpirun", ["-prepend-rank"], "", None),
+        ("mpirun", ["--tag-output"], "", None),
+        ("mpirun", [], "| cat", None),
     ],
 )
 def test_the_launchers_output_counts(
-    options: list[str], piped: str, columns: int | None, tmp_path: Path
+    name: str, options: list[str], piped: str, columns: int | None, tmp_path: Path
 ) -> None:
-    script = tmp_path / "mpirun"
+    script = tmp_path / name
     script.write_text(MPIRUN.format(python=sys.executable, look=LOOK))
     script.chmod(0o755)
     command = " ".join([str(script), *options, "-n", "2", "python", piped])
@@ -103,15 +113,14 @@ def test_the_launchers_output_counts(
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
 def test_a_progress_bar_under_mpirun(
-    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+    quiet: list[str], any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "-m",
-        "distcnn.train",
-        *as_flags(data=image_set()),
-        *QUICK,
-        *as_flags(output=tmp_path / "run"),
-    ]
-    assert "step/s" in shown(flags, prefix=[str(mpirun.mpirun), "-n", "2"])
-    assert "step/s" not in mpirun.run(2, *flags[:-1], str(tmp_path / "piped")).stdout
+    flags = [*as_flags(data=image_set()), *QUICK, *quiet, *as_flags(output=tmp_path / "run")]
+    text = shown(["-m", "distcnn.train", *flags], launcher=any_mpi, ranks=2)
+    assert ("%|" in text) == (not quiet)
+    assert "results in " in text
+    if not quiet:
+        piped = any_mpi.run(2, "-m", "distcnn.train", *flags[:-1], str(tmp_path / "piped")).stdout
+        assert "%|" not in piped

@@ -83,7 +83,7 @@ def test_what_is_not_a_regular_file_is_an_os_error_and_blocks_nobody(tmp_path: P
 
 def test_lines_are_appended(tmp_path: Path) -> None:
     for line in ("one\n", "größer\n"):
-        append(tmp_path / "file", line)
+        append(tmp_path / "file", line.encode())
     assert read_bytes(tmp_path / "file") == "one\ngrößer\n".encode()
 
 

@@ -4,7 +4,7 @@ shell.
 
 from __future__ import annotations
 
-from distcnn.system.wording import being, counted, number_ranges, plural, printable
+from distcnn.system.wording import being, counted, duration, number_ranges, plural, printable
 
 
 def test_one_and_many() -> None:
@@ -18,6 +18,14 @@ def test_one_and_many() -> None:
     assert counted(2, "test image") == "2 test images"
     assert [plural(2, word) for word in ("batch", "epoch")] == ["batches", "epochs"]
     assert [plural(number, "core") for number in (0.5, 1.0, 2)] == ["cores", "core", "cores"]
+
+
+def test_durations_have_two_units_at_most() -> None:
+    seconds = [0.04, 3.46, 9.94, 9.96, 59.6, 72, 3599.6, 7500, 7229, 86_400 + 3 * 3600, 3e5]
+    assert [duration(number) for number in seconds] == [
+        *("0.04 s", "3.5 s", "9.9 s", "10 s", "1 min", "1 min 12 s", "1 h"),
+        *("2 h 5 min", "2 h", "1 day 3 h", "3 days 11 h"),
+    ]
 
 
 def test_names_of_any_language_stay_and_control_characters_do_not() -> None:

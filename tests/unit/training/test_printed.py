@@ -1,0 +1,82 @@
+"""What ``distcnn.train`` prints: by default, with ``--quiet`` and with ``--verbose``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distcnn import train
+from distcnn.config_parsing import parse_request
+from distcnn.errors import InputError
+from distcnn.training.run_files import read_config
+from tests.conftest import MakeImageSet, as_flags
+
+
+def printed(
+    data: Path, run: Path, capfd: pytest.CaptureFixture[str], *flags: str, **values: int
+) -> list[str]:
+    small = as_flags(model="tutorial", data=data, output=run, microbatch_size=8, epochs=2, **values)
+    assert train.main([*small, *flags]) == 0
+    said = capfd.readouterr()
+    assert said.err == ""
+    return said.out.splitlines()
+
+
+def kinds(lines: list[str]) -> list[str]:
+    return [line.split()[0] for line in lines]
+
+
+def test_every_line_of_an_epoch_says_how_long_it_took(
+    image_set: MakeImageSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(image_set(), tmp_path / "run", capfd, log_every=2)
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 2
+    assert all(line.rpartition(" took ")[2].endswith(" s") for line in epochs)
+    assert {"model", "data", "ranks", "step", "weights"} <= set(kinds(lines))
+
+
+def test_quiet_keeps_warnings_and_the_result(
+    image_set: MakeImageSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(image_set(), tmp_path / "run", capfd, "--quiet", log_every=1)
+    assert lines[0].startswith("warning: the whole run is 8 steps")
+    assert lines[1].startswith("test accuracy ")
+    assert lines[-1] == f"results in {tmp_path / 'run'}"
+    assert not {"step", "epoch", "model", "ranks"} & set(kinds(lines))
+
+
+def test_verbose_adds_layers_ranks_and_phases(
+    image_set: MakeImageSet,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("distcnn.training.details.LEAST_SECONDS", 0)
+    lines = printed(image_set(), tmp_path / "run", capfd, "--verbose")
+    text = "\n".join(lines)
+    assert "conv1" in text
+    assert f"images   {image_set().absolute()}, SHA-256 of the examples " in text
+    assert "shards 0-7, 203 examples" in text
+    for step in (4, 8):
+        assert f"time     write checkpoint, step {step}: " in text
+    assert text.count("time     evaluation: ") == 2
+    assert {"model", "step", "epoch", "weights"} <= set(kinds(lines))
+
+
+def test_they_belong_to_the_command_and_not_to_the_run(
+    image_set: MakeImageSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, flags in {"quiet": ["--quiet"], "verbose": ["--verbose"], "plain": []}.items():
+        printed(image_set(), tmp_path / name, capfd, *flags)
+    plain, *others = (vars(read_config(tmp_path / name)) for name in ("plain", "quiet", "verbose"))
+    for config in others:
+        assert {**config, "output": plain["output"]} == plain
+    assert train.main(["--resume", str(tmp_path / "quiet"), "--epochs", "3"]) == 0
+    assert "epoch 3: " in capfd.readouterr().out
+
+
+def test_they_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="--quiet and --verbose exclude each other"):
+        parse_request(["--quiet", "--verbose"])

@@ -75,7 +75,7 @@ def refused_cheaply(*arguments: Any, most: int = 40 * MEBIBYTE) -> str:
         (b"MATLAB 5.0 MAT-file".ljust(128, b"x"), "damaged"),
         (b"MATLAB 7.3 MAT-file".ljust(600, b"x"), "not a"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "not a complete HDF5 file"),
-        (b"PAR1PAR1", "cannot be read as Parquet"),
+        (b"PAR1PAR1", "is damaged"),
         (b"\0\0\x08\x03", "rename it"),
     ],
     ids=lambda value: repr(value[:12]) if isinstance(value, bytes) else "",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distcnn.__main__ import COMMANDS
 from tests.conftest import ROOT, SERIAL, MakeImageSet
 
 PAGES = [
@@ -67,10 +68,9 @@ def test_commands_and_their_flags_exist(page: Path) -> None:
 def test_flags_in_the_text_exist(page: Path) -> None:
     if page.parent.name == "launch":
         pytest.skip("it names many flags of launchers and schedulers")
-    modules = ["train", "evaluate", "verify", "report", "benchmark", "scaling", "doctor"]
     scripts = [f"data/{path.name}" for path in (ROOT / "data").glob("*.py")]
     known = {"--help", *OF_OTHERS}.union(
-        *map(flags_of, [*(f"-m distcnn.{name}" for name in modules), *scripts])
+        *map(flags_of, [*(f"-m distcnn.{name}" for name in COMMANDS), *scripts])
     )
     for quoted in re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text())):
         unknown = set(FLAG.findall(BY_OTHERS.sub("", quoted))) - known

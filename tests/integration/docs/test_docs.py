@@ -24,7 +24,7 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OF_OTHERS = ("--mpi", "--nodes", "--kill-on-bad-exit", "--tag-output", "--all")
 """Flags of srun, mpirun and launch/test.sh."""
-BY_OTHERS = re.compile(r"\b(?:srun|sbatch|qsub|mpirun|pip|pytest|git|launch/\w+\.sh)\b[^`]*")
+BY_OTHERS = re.compile(r"\b(?:srun|sbatch|qsub|mpirun|pip|pytest|git|tensorboard|launch/\w+\.sh)\b[^`]*")
 """Text in backquotes that names the flags of other programs."""
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -20,6 +20,8 @@ MOST_ROWS, MOST_PANELS = 25, 4
 """Classes in a panel, and panels in the picture; further classes are left out."""
 LONGEST_SIDE = 96
 GAP = 2
+CELL, MOST_ASPECT = 0.42, 3
+"""Height of an image in inches; further stretched images are drawn smaller."""
 MOST_NAME = 24
 
 
@@ -31,8 +33,8 @@ def draw_contact_sheet(info: DatasetInfo, output: str | Path) -> None:
     rows = -(-shown // panels)
     found = first_of_each(info, shown, columns)
     _, height, width = info.image_shape
-    inch = 0.42
-    size = (panels * (inch * columns * width / height + 1.6), inch * rows + 0.7)
+    wide = min(max(width / height, 1 / MOST_ASPECT), MOST_ASPECT)
+    size = (panels * (CELL * columns * wide + 1.6), CELL * rows + 0.7)
     left_out = f", the first {shown} shown" if shown < info.classes else ""
     figure = plotting.new_figure(
         *size,

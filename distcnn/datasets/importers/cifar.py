@@ -12,11 +12,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distcnn.datasets.importers.idx import unpacked
 from distcnn.datasets.importers.pickled import unpickled
-from distcnn.datasets.importers.source import ArrayStack, Examples, Options, Source, join
+from distcnn.datasets.importers.source import (
+    ArrayStack,
+    Examples,
+    Options,
+    Source,
+    as_text,
+    damage_named,
+    join,
+)
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
 
@@ -96,21 +103,16 @@ class _Bounded:
 
 def _of_archive(path: Path) -> dict[str, bytes]:
     found = {}
-    try:
-        with ExitStack() as held:
-            stream: Any = _Bounded(unpacked(held.enter_context(open_named(path)), held))
-            archive = held.enter_context(tarfile.open(fileobj=stream, mode="r|"))
-            for member in archive:
-                name = PurePosixPath(member.name).name
-                if member.isfile() and NAMES.fullmatch(name):
-                    if name in found:
-                        raise ValueError(f"it holds several files named {name}")
-                    content = archive.extractfile(member)
-                    found[name] = content.read() if content else b""
-    except InputError:
-        raise
-    except Exception as error:  # tarfile, gzip and zlib raise many kinds
-        raise InputError(f"{path} cannot be read as CIFAR ({error}): {FETCH}") from error
+    with damage_named(path, FETCH), ExitStack() as held:
+        stream: Any = _Bounded(unpacked(held.enter_context(open_named(path)), held))
+        archive = held.enter_context(tarfile.open(fileobj=stream, mode="r|"))
+        for member in archive:
+            name = PurePosixPath(member.name).name
+            if member.isfile() and NAMES.fullmatch(name):
+                if name in found:
+                    raise ValueError(f"it holds several files named {name}")
+                content = archive.extractfile(member)
+                found[name] = content.read() if content else b""
     return found
 
 
@@ -135,49 +137,31 @@ def _read_binary(name: str, content: bytes, kind: str) -> Examples:
 def _read_pickled(name: str, content: bytes, kind: str) -> Examples:
     batch = unpickled(content, name)
     images, key = batch.get("data"), f"{kind}_labels" if kind else "labels"
-    labels = _numbers(batch.get(key))
-    shape = images.shape if isinstance(images, np.ndarray) else None
+    labels = batch.get(key)
+    if isinstance(labels, list) and {type(label) for label in labels} <= {int}:
+        labels = np.array(labels)
     if (
-        labels is None
-        or not isinstance(images, np.ndarray)
-        or images.dtype != np.uint8
+        not (isinstance(images, np.ndarray) and isinstance(labels, np.ndarray))
+        or (images.dtype, images.shape) != (np.uint8, (len(labels), PIXELS))
+        or (labels.dtype.kind, labels.ndim) != ("i", 1)
         or not len(labels)
-        or images.shape != (len(labels), PIXELS)
     ):
         raise InputError(
-            f"{name} must hold 'data' (N, {PIXELS}) uint8 and '{key}' (N,), not {shape} and"
-            f" {None if labels is None else labels.shape}: {FETCH}"
+            f"{name} must hold 'data' (N, {PIXELS}) uint8, and '{key}', N integers: {FETCH}"
         )
     return Examples(name, ArrayStack(images.reshape(-1, *SHAPE)), labels)
-
-
-def _numbers(values: Any) -> NDArray[np.int64] | None:
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.ndim == 1:
-        return values.astype(np.int64)
-    if isinstance(values, list) and all(
-        type(value) is int and abs(value) < 2**31 for value in values
-    ):
-        return np.array(values, np.int64)
-    return None
 
 
 def _class_names(name: str, files: Mapping[str, bytes], kind: str) -> list[str]:
     """The class names beside the examples, if they are there."""
     text = files.get(f"{kind}_label_names.txt" if kind else "batches.meta.txt")
     if text is not None:
-        return [
-            line.strip()
-            for line in text.decode(errors="backslashreplace").split("\n")
-            if line.strip()
-        ]
+        return [line.strip() for line in as_text(text).splitlines() if line.strip()]
     meta = files.get("meta" if kind else "batches.meta")
     if meta is None:
         return []
     key = f"{kind}_label_names" if kind else "label_names"
     names = unpickled(meta, f"{name}: class names").get(key)
-    if not isinstance(names, list) or not all(isinstance(each, str | bytes) for each in names):
+    if not isinstance(names, list) or not {type(each) for each in names} <= {str, bytes}:
         raise InputError(f"{name}: '{key}' is not a list of names: {FETCH}")
-    return [
-        each.decode(errors="backslashreplace") if isinstance(each, bytes) else each
-        for each in names
-    ]
+    return [as_text(each) for each in names]

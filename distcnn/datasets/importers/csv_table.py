@@ -89,6 +89,11 @@ def find_layout(path: Path, wanted: str | None) -> Layout:
             f"{path}: line 1 has {counted(columns, 'column')}: a row must hold a label and all"
             " pixels of an image, separated by commas"
         )
+    texts = sum(not _is_number(field) for field in rows[1])
+    if texts > len(rows[1]) / 2:
+        raise InputError(
+            f"{path} holds text, not numbers: a row must hold a label and all pixels of an image"
+        )
     header = sum(not _is_number(field) for field in rows[0]) > 1
     names = [field.strip().strip('"').lower() for field in rows[0]] if header else []
     label, left_out = _by_header(path, names, wanted) if header else (None, ())

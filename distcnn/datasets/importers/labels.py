@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import MOST_CLASSES
-from distcnn.datasets.importers.source import Array, Notify
+from distcnn.datasets.importers.source import Array, Notify, as_text
 from distcnn.errors import InputError
 from distcnn.system.wording import counted, first_few
 
@@ -50,7 +50,7 @@ def encode(
     flat = {split: _flat(array, f"the {split} labels", notify) for split, array in labels.items()}
     whole = np.concatenate(list(flat.values()))
     if whole.dtype.kind in "US":
-        whole, names = _of_texts([_text(value) for value in whole.tolist()], notify)
+        whole, names = _of_texts([as_text(value) for value in whole.tolist()], notify)
     elif classes:
         whole, names = _of_known(whole, classes)
     else:
@@ -78,7 +78,9 @@ def encode(
 def _flat(labels: Array, name: str, notify: Notify) -> Array:
     """One number or text for each example: (N,)."""
     if labels.dtype.kind == "O":
-        labels = np.array([_text(value) for value in labels.ravel().tolist()]).reshape(labels.shape)
+        labels = np.array([as_text(value) for value in labels.ravel().tolist()]).reshape(
+            labels.shape
+        )
     if labels.dtype.kind not in "biufUS":
         raise InputError(f"{name} are {labels.dtype}: they must be numbers or text")
     if labels.ndim == 2 and 1 in labels.shape[1:]:
@@ -95,10 +97,6 @@ def _flat(labels: Array, name: str, notify: Notify) -> Array:
     notify(f"{name} are one-hot: converted to class numbers 0 to {labels.shape[1] - 1}")
     numbers: Array = labels.argmax(axis=1)
     return numbers
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _of_texts(texts: Sequence[str], notify: Notify) -> tuple[NDArray[np.int64], list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from distcnn.datasets.importers import idx
 from distcnn.datasets.importers.named_arrays import NamedArray, source_of
-from distcnn.datasets.importers.source import Array, Options, Source, require_room
+from distcnn.datasets.importers.source import Array, Options, Source, damage_named, require_room
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
 
@@ -62,7 +61,7 @@ def _variables(path: Path) -> Iterator[NamedArray]:
         from scipy.io import loadmat, whosmat
     except ImportError as error:
         raise InputError("reading MATLAB files needs SciPy: pip install scipy") from error
-    with _damage(path):
+    with damage_named(path):
         require_room(str(path), _unpacked_bytes(path))
         listed = whosmat(str(path))
     for name, shape, kind in listed:
@@ -70,7 +69,7 @@ def _variables(path: Path) -> Iterator[NamedArray]:
         require_room(f"{path}: {name}", needed, 8 * path.stat().st_size)
 
         def load(name: str = name) -> Any:
-            with _damage(path):
+            with damage_named(path):
                 return loadmat(str(path), variable_names=[name])[name]
 
         if kind == "struct":
@@ -118,14 +117,3 @@ def _fields(path: Path, name: str, value: Any) -> Iterator[NamedArray]:
 
 def _same(value: Array) -> Array:
     return value
-
-
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # SciPy raises nearly everything of damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} is damaged ({reason}): fetch or write it again") from error

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from distcnn.datasets.hdf5 import by
-from distcnn.datasets.importers.source import Array, ArrayStack, Examples, Options, Source, join
+from distcnn.datasets.importers.source import (
+    Array,
+    ArrayStack,
+    Examples,
+    Options,
+    Source,
+    as_text,
+    join,
+)
 from distcnn.errors import InputError
 from distcnn.system.wording import first_few
 
@@ -91,7 +99,7 @@ def source_of(kind: str, arrays: Sequence[NamedArray], options: Options, **detai
         examples[split] = join(parts)
         notes += [f"{split} split: {images}, {labels}" for images, labels in pairs]
     names = {
-        array.name: [_text(value) for value in array.load().tolist()]
+        array.name: [as_text(value) for value in array.load().tolist()]
         for array in arrays
         if _role(array) == "names"
     }
@@ -108,42 +116,35 @@ Pairs = dict[str, list[tuple[NamedArray, NamedArray]]]
 
 
 def _named_by_user(arrays: Sequence[NamedArray], options: Options) -> Pairs:
+    """The arrays that flags name; of several files, each is of the split that its name says."""
     if not (options.images and options.labels):
         raise InputError(f"give both --images NAME and --labels NAME: {_listed(arrays)}")
     if bool(options.test_images) != bool(options.test_labels):
         raise InputError("give both --test-images NAME and --test-labels NAME, or neither")
-    flags = {
-        "train": (("--images", options.images), ("--labels", options.labels)),
-        "test": (("--test-images", options.test_images), ("--test-labels", options.test_labels)),
-    }
-    files = list(dict.fromkeys(array.file for array in arrays))
-    by_file = {file: split_of(file) for file in files}
     chosen: Pairs = {}
-    for split, pair in flags.items():
-        if not pair[0][1]:
-            continue
-        for file in files:
-            found = [_find(arrays, file, flag, str(name)) for flag, name in pair]
-            of_file = by_file[file] if split == "train" and len(files) > 1 else ""
-            if all(found):
-                chosen.setdefault(of_file or split, []).append((found[0], found[1]))  # type: ignore[arg-type]
-        if split not in chosen:
-            missing = next(
-                (flag, name)
-                for flag, name in pair
-                if not any(_find(arrays, file, flag, str(name)) for file in files)
-            )
-            raise InputError(f"{' '.join(map(str, missing))}: no such array: {_listed(arrays)}")
+    files = list(dict.fromkeys(array.file for array in arrays))
+    for split, *names in (
+        ("train", options.images, options.labels),
+        ("test", options.test_images, options.test_labels),
+    ):
+        count = len(chosen)
+        for file in files if names[0] else ():
+            images, labels = (_find(arrays, file, str(name)) for name in names)
+            if images and labels:
+                own = split_of(file) if split == "train" and len(files) > 1 else ""
+                chosen.setdefault(own or split, []).append((images, labels))
+        if names[0] and len(chosen) == count:
+            raise InputError(f"no file holds {' and '.join(map(str, names))}: {_listed(arrays)}")
     return chosen
 
 
-def _find(arrays: Sequence[NamedArray], file: str, flag: str, name: str) -> NamedArray | None:
+def _find(arrays: Sequence[NamedArray], file: str, name: str) -> NamedArray | None:
     wanted = name.strip("/")
     of_file = [array for array in arrays if array.file == file]
     found = [array for array in of_file if array.name == wanted]
     found = found or [array for array in of_file if array.name.rsplit("/", 1)[-1] == wanted]
     if len(found) > 1:
-        raise InputError(f"{flag} {name} means {first_few(found)}: give the whole name")
+        raise InputError(f"{name} may be {first_few(found)}: give the whole name")
     return found[0] if found else None
 
 
@@ -164,40 +165,29 @@ def _named_by_themselves(arrays: Sequence[NamedArray]) -> Pairs:
         if (role := _role(array)) in ("images", "labels"):
             split = array.meaning(SPLIT_OF)
             by_split.setdefault(split, {"images": [], "labels": []})[role].append(array)
-    chosen: Pairs = {}
-    for split, found in by_split.items():
-        pairs = _pairs_of(found["images"], found["labels"])
-        if pairs is None:
-            raise InputError(f"cannot tell images and labels apart: {_listed(arrays)}")
-        if split in ("", "train") and pairs:
-            chosen.setdefault("train", []).extend(pairs)
-        elif pairs:
-            chosen[split] = pairs
-    if "train" not in chosen or {"", "train"} <= {
-        split for split, found in by_split.items() if found["images"] and found["labels"]
-    }:
-        what = (
-            "no training images with labels are named as such"
-            if "train" not in chosen
-            else "it is not clear which are the training images"
-        )
-        raise InputError(f"{what}: {_listed(arrays)}")
+    chosen = {
+        split: pairs
+        for split, found in by_split.items()
+        if (pairs := _pairs_of(found["images"], found["labels"], arrays))
+    }
+    if "" in chosen and "train" not in chosen:
+        chosen["train"] = chosen.pop("")
+    if "train" not in chosen or "" in chosen:
+        raise InputError(f"it is not clear which are the training images: {_listed(arrays)}")
     return chosen
 
 
 def _pairs_of(
-    images: Sequence[NamedArray], labels: Sequence[NamedArray]
-) -> list[tuple[NamedArray, NamedArray]] | None:
-    """Images with their labels: one pair for each file. None if there are several ways."""
-    if not images or not labels:
-        return []
-    if len(images) == len(labels) == 1:
+    images: Sequence[NamedArray], labels: Sequence[NamedArray], arrays: Sequence[NamedArray]
+) -> list[tuple[NamedArray, NamedArray]]:
+    """Images with their labels, one pair for each file."""
+    if len(images) == len(labels) == 1:  # perhaps from two files
         return [(images[0], labels[0])]
     pairs = []
-    for file in dict.fromkeys(array.file for array in images):
+    for file in dict.fromkeys(array.file for array in images) if labels else ():
         own = [[array for array in found if array.file == file] for found in (images, labels)]
         if [len(found) for found in own] != [1, 1]:
-            return None
+            raise InputError(f"cannot tell images and labels apart: {_listed(arrays)}")
         pairs.append((own[0][0], own[1][0]))
     return pairs
 
@@ -228,7 +218,3 @@ def _pair(images: NamedArray, labels: NamedArray) -> Examples:
             " for each image"
         )
     return Examples(f"{images.file}: {images.name}", ArrayStack(pixels), found)
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

@@ -13,13 +13,12 @@ from typing import IO
 import numpy as np
 
 from distcnn.datasets.importers.named_arrays import NamedArray, source_of
-from distcnn.datasets.importers.source import Array, Options, Source, require_room
+from distcnn.datasets.importers.source import Array, Options, Source, damage_named, require_room
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
 from distcnn.system.wording import printable
 
 MOST_MEMBERS = 1000
-DAMAGE = (ValueError, EOFError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 
 
 def read_npz(paths: Sequence[Path], options: Options) -> Source:
@@ -38,7 +37,7 @@ def _array(path: Path) -> NamedArray:
 
 
 def _members(path: Path) -> Iterator[NamedArray]:
-    with _damage(path), open_named(path) as file, zipfile.ZipFile(file) as archive:
+    with damage_named(path), open_named(path) as file, zipfile.ZipFile(file) as archive:
         infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
     if len(infos) > MOST_MEMBERS:
         raise InputError(f"{path} holds {len(infos):,} arrays: at most {MOST_MEMBERS:,} are read")
@@ -69,11 +68,11 @@ def _named(
     shown = printable(f"{path}: {name}" if stem else str(path))
 
     def load() -> Array:
-        with _damage(shown), open_file() as file:  # type: ignore[attr-defined]
+        with damage_named(shown), open_file() as file:  # type: ignore[attr-defined]
             found: Array = np.lib.format.read_array(file, allow_pickle=False)
         return found
 
-    with _damage(shown), open_file() as file:  # type: ignore[attr-defined]
+    with damage_named(shown), open_file() as file:  # type: ignore[attr-defined]
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0
         shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
@@ -91,13 +90,3 @@ def _named(
         return load()
 
     return NamedArray(stem, name, shape, dtype, checked)
-
-
-@contextmanager
-def _damage(name: object) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise InputError(f"{name} is damaged ({error}): fetch or write it again") from error

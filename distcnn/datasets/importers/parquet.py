@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,14 @@ import numpy as np
 
 from distcnn.datasets.importers.folders import PictureStack
 from distcnn.datasets.importers.named_arrays import ROLE_OF, SPLIT_OF, split_of, words_of
-from distcnn.datasets.importers.source import Examples, Notify, Options, Source, require_room
+from distcnn.datasets.importers.source import (
+    Examples,
+    Notify,
+    Options,
+    Source,
+    damage_named,
+    require_room,
+)
 from distcnn.datasets.pictures import Encoded, common_form
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
@@ -36,7 +42,7 @@ def read_parquet(paths: Sequence[Path], options: Options, notify: Notify) -> Sou
     notes = []
     for path in paths:
         split = split_of(path.name) or SPLIT_OF.get(path.parent.name.lower(), "train")
-        with _damage(path), open_named(path) as raw, parquet.ParquetFile(raw) as file:
+        with damage_named(path), open_named(path) as raw, parquet.ParquetFile(raw) as file:
             image, label = _columns(path, file.schema_arrow, options)
             classes = classes or _class_names(file.schema_arrow, label)
             size = sum(
@@ -121,16 +127,3 @@ def _labels(values: Sequence[Any], split: str) -> Any:
             f"the {split} labels are {first_few(names)}: each image must have one number or text"
         )
     return np.array(values)
-
-
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # pyarrow raises many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{path} cannot be read as Parquet ({reason[:120]}): fetch it again"
-        ) from error

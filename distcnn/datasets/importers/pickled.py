@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from distcnn.datasets.importers.source import Array
+from distcnn.datasets.importers.source import Array, as_text, damage_named
 from distcnn.errors import InputError
 from distcnn.system.wording import printable
 
@@ -25,7 +25,7 @@ MOST_TUPLES = 1000
 NUMBERS = "biuf"
 
 
-class NotPlainError(pickle.UnpicklingError):
+class NotPlainError(InputError):
     """The pickle wants something other than plain data."""
 
 
@@ -113,22 +113,19 @@ def unpickled(content: bytes, name: str) -> dict[str, Any]:
     Raises:
         InputError: When it is damaged, or holds anything but plain data: no code in it is run.
     """
-    try:
-        _require_harmless(content)
-        found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except NotPlainError as error:
-        raise InputError(
-            f"{name} is a pickle that asks for {printable(str(error))[:80]}, which may run code:"
-            " only arrays, numbers and text are read; do not open it with other programs unless you"
-            " trust its author"
-        ) from error
-    except Exception as error:  # whatever a damaged or hostile pickle makes Python raise
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise InputError(f"{name} is damaged ({printable(reason)}): fetch it again") from error
+    with damage_named(name):
+        try:
+            _require_harmless(content)
+            found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        except NotPlainError as error:
+            raise InputError(
+                f"{name} is a pickle of more than plain data ({printable(str(error))[:80]}), which"
+                " may run code: it was not run; fetch it from a place that you trust"
+            ) from error
     if not isinstance(found, dict):
         raise InputError(f"{name} is a pickle of {type(found).__name__}, not of a dictionary")
     return {
-        _text(key): value.array if isinstance(value, _Array) else value
+        as_text(key): value.array if isinstance(value, _Array) else value
         for key, value in found.items()
         if isinstance(key, str | bytes)
     }
@@ -144,7 +141,3 @@ def _require_harmless(content: bytes) -> None:
             raise NotPlainError("more memory than its content needs")
         if operation.name == "GLOBAL" and tuple(str(argument).split(" ", 1)) not in ALLOWED:
             raise NotPlainError(str(argument).replace(" ", "."))
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -38,6 +38,18 @@ SUFFIX_KINDS = {
     ".csv": CSV,
 }
 """What a folder may hold instead of images; a file's content then decides."""
+IMAGE_MAGICS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
+READERS: dict[str, Callable[[Sequence[Path], Options, Notify], Source]] = {
+    FOLDER: lambda paths, options, notify: read_folder(paths[0], options, notify),
+    IDX: lambda paths, *_: read_idx_source(paths),
+    CIFAR: lambda paths, options, _: read_cifar(paths[0], options),
+    CSV: lambda paths, options, _: read_csv(paths, options),
+    NUMPY: lambda paths, options, _: read_npz(paths, options),
+    MAT: lambda paths, options, _: read_mat(paths, options),
+    MAT_73: lambda paths, options, _: read_hdf5(paths, options, matlab=True),
+    HDF5: lambda paths, options, _: read_hdf5(paths, options),
+    PARQUET: read_parquet,
+}
 KNOWN = "IDX, .npz, .npy, CSV, .mat, HDF5, Parquet, CIFAR's archives, and folders of images"
 
 
@@ -67,21 +79,7 @@ def read_source(paths: Sequence[Path], options: Options, notify: Notify) -> Sour
         )
     if paths[0].is_dir() and has_names:
         paths = _files_in(paths[0])
-    if kind == FOLDER:
-        return read_folder(paths[0], options, notify)
-    if kind == IDX:
-        return read_idx_source(paths)
-    if kind == CIFAR:
-        return read_cifar(paths[0], options)
-    if kind == CSV:
-        return read_csv(paths, options)
-    if kind == NUMPY:
-        return read_npz(paths, options)
-    if kind == MAT:
-        return read_mat(paths, options)
-    if kind == PARQUET:
-        return read_parquet(paths, options, notify)
-    return read_hdf5(paths, options, matlab=kind == MAT_73)
+    return READERS[kind](paths, options, notify)
 
 
 def kind_of(path: Path) -> str:
@@ -117,7 +115,7 @@ def _kind_of_content(path: Path, head: bytes) -> str:
         return CIFAR
     if path.name.endswith("_batch.bin") or path.name.startswith("data_batch_"):
         raise InputError(f"{path} is a part of CIFAR: name the folder that holds all of it")
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in SUFFIXES or head.startswith(IMAGE_MAGICS):
         raise InputError(
             f"{path} is one image: name the folder that holds one folder of images for each class"
         )

@@ -6,6 +6,7 @@ Letters: N examples, H rows, W columns, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from distcnn.errors import InputError
 from distcnn.system.host import free_memory
+from distcnn.system.wording import printable
 
 Array = NDArray[Any]
 Rows = NDArray[np.intp]
@@ -173,6 +175,23 @@ def join(parts: Sequence[Examples]) -> Examples:
         return first
     labels = np.concatenate([part.labels for part in parts])
     return Examples(first.name, Joined([part.images for part in parts]), labels)
+
+
+def as_text(value: Any) -> str:
+    """A text or bytes of a file as text."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+@contextmanager
+def damage_named(name: object, remedy: str = "fetch or write it again") -> Iterator[None]:
+    """Turn whatever a library raises for a damaged or hostile file into an ``InputError``."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # libraries raise nearly everything of such files
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{name} is damaged ({printable(reason)}): {remedy}") from error
 
 
 def require_room(name: str, needed: int, stored: int | None = None) -> None:

@@ -105,7 +105,7 @@ def test_the_button_changes_the_colours_and_remembers(chromium: Any, page: Path)
     light = chromium.execute_script(background)
     chromium.execute_script("document.getElementById('theme').click()")
     dark = chromium.execute_script(background)
-    show(chromium, page, scheme="light")
+    chromium.refresh()
     assert chromium.execute_script(background) == dark != light
     chromium.execute_script("document.getElementById('theme').click()")
     assert chromium.execute_script(background) == light

@@ -15,7 +15,7 @@ from distcnn.errors import InputError
 from distcnn.network import Network, load, weights_file
 from distcnn.score import Score, Tally
 from distcnn.system.wording import counted, first_few
-from distcnn.training.data import content_sha256
+from distcnn.training.data import content_sha256, held_out
 from distcnn.training.evaluation import examples_of_rank, num_blocks
 from distcnn.training.results import RESULT, DatasetRecord, read_result
 from distcnn.training.run_files import read_config
@@ -142,12 +142,15 @@ def is_same(
     A very large one is compared only by the hash that it states.
     """
     record = records.dataset
-    recorded = record.train_examples, record.test_examples, record.sha256 or info.sha256
+    training = record.train_examples + (record.validation_examples or 0)
+    recorded = training, record.test_examples, record.sha256 or info.sha256
     if recorded != (info.examples["train"], info.examples["test"], info.sha256 or record.sha256):
         return False
     if info.image_bytes * sum(info.examples.values()) > MOST_BYTES_TO_HASH:
         return None if not info.sha256 else True
-    return content_sha256(images, info, records.config, communicator) == record.content_sha256
+    seen = held_out(images, info, records.config, communicator)
+    info = together(communicator, seen.read_info)
+    return content_sha256(seen, info, records.config, communicator) == record.content_sha256
 
 
 def notices_on(

@@ -22,9 +22,11 @@ from tests.conftest import MakeImageSet
 KEPT = ("config.toml", "result.json", "weights.h5", "weights-best.h5")
 
 
-def train(path: Path, output: Path, size: int = 8, **settings: object) -> dc.RunResult:
+def train(
+    path: Path, output: Path, size: int = 8, validation: int = 0, **settings: object
+) -> dc.RunResult:
     trainer = dc.Trainer("tutorial", num_shards=3, microbatch_size=size, **settings)  # type: ignore[arg-type]
-    return trainer.fit(path, epochs=2, output=output)
+    return trainer.fit(path, epochs=2, output=output, validation=validation)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,14 @@ def test_the_runs_own_test_is_repeated_bit_for_bit(
     score = own.score
     assert (score.correct, score.loss) == (result.test_correct, result.test_loss)
     assert (score.examples, own.notices, own.is_runs_own) == (77, (), True)
+
+
+def test_the_set_of_a_run_with_validation_is_its_own(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    train(image_set(), tmp_path / "run", validation=20)
+    assert found(tmp_path / "run").is_runs_own
+    assert not found(tmp_path / "run", image_set(train=204)).is_runs_own
 
 
 def test_best_weights_and_the_training_split(run: Path) -> None:

@@ -35,4 +35,6 @@ export_openmpi_settings
 # Most tests start processes and wait for them: one worker more than cores keeps the cores busy. Tests of several hosts share
 # the machine's network, so they form one group (xdist_group), which runs on one worker.
 cores=$(nproc 2>/dev/null || echo 2)
+# Open MPI's mpirun sometimes fails before it has started anything: such a test runs again.
+flags=(--reruns 2 --only-rerun "server's listener thread failed to start" "${flags[@]}")
 exec python -m pytest -n $((cores < 4 ? cores + 1 : 4)) --dist loadgroup "${folders[@]}" "${flags[@]}"

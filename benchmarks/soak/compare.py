@@ -12,7 +12,7 @@ import h5py
 
 from distcnn.checkpoints import CheckpointError, CheckpointStore
 
-TIMES = {"images_per_second", "train_seconds"}
+TIMES = {"images_per_second", "train_seconds", "test_seconds", "bookkeeping_seconds"}
 PROOFS = {"weights", "epoch", "end"}
 """Kinds of lines of the receipt that a resumed run repeats; the others describe starts."""
 

@@ -21,7 +21,7 @@ from tests.support.running import STAGED, reference_hash
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.xdist_group("hosts"),
-    pytest.mark.flaky(reruns=2, reruns_delay=5),
+    pytest.mark.flaky(reruns=2, reruns_delay=5, only_rerun="."),
 ]
 SCRIPT = str(ROOT / "launch" / "slurm.sbatch")
 PACE = "0.15"
@@ -31,6 +31,14 @@ PACE = "0.15"
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     with slurm(2, tmp_path_factory.getbasetemp() / "slurm-hosts") as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def free_nodes(cluster: Slurm) -> Iterator[None]:
+    """End the test's jobs, however it ended: the next one needs all nodes."""
+    yield
+    cluster.run("scancel", "--user=root")
+    cluster.wait_for(lambda: not cluster.run("squeue", "-h").stdout, "an empty queue", 60, str)
 
 
 class Job:
@@ -70,10 +78,6 @@ class Job:
 
     def end(self, seconds: float = 120, again: Sequence[str] = ()) -> str:
         return self.cluster.wait_for_end(self.number, self.output, seconds, again)
-
-    def cancel(self) -> None:
-        """Free the nodes for the next test, however this one ended."""
-        self.cluster.run("scancel", str(self.number))
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
@@ -134,7 +138,7 @@ def test_a_crashed_node_leaves_the_job_on_fewer_ranks(
         # Slurm would have it wait for as many nodes as it had.
         assert job.end(180, again=["NumNodes=1", "NumTasks=2"]) == "COMPLETED", job.text
     finally:
-        job.cancel()
+        cluster.run("scancel", str(job.number))
         cluster.start_node(node)
         cluster.wait_for(
             lambda: cluster.idle_nodes() == 2, "the node's return", 60, lambda: job.text

@@ -130,7 +130,7 @@ def test_a_disk_that_is_full_for_a_while(disk: Disk, image_set: MakeImageSet) ->
     with start(disk, *STAGED, "--data", str(image_set()), *RUN) as run:
         before = fill_after_first_checkpoint(run, disk)
         run.wait_for_text(
-            "receipt.jsonl cannot be written (No space left on device): its lines are kept in"
+            "receipt.jsonl cannot be written (No space left on device): its content is kept in"
             " memory; training continues"
         )
         check_whole(disk, before)

@@ -38,7 +38,9 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 OF_OTHERS = ("--mpi", "--nodes", "--kill-on-bad-exit", "--tag-output", "--all", "--help")
 """Flags of srun, mpirun and launch/test.sh."""
-BY_OTHERS = re.compile(r"\b(?:srun|sbatch|qsub|mpirun|pip|pytest|git|launch/\w+\.sh)\b[^`]*")
+BY_OTHERS = re.compile(
+    r"\b(?:srun|sbatch|qsub|mpirun|pip|pytest|git|tensorboard|launch/\w+\.sh)\b[^`]*"
+)
 """Text in backquotes that names the flags of other programs."""
 
 BLOCKS = {page: blocks_of(page) for page in PAGES}

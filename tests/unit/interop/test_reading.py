@@ -350,7 +350,7 @@ HOSTILE: Mapping[str, tuple[str, bytes]] = {
         h5_with(lambda file: file.attrs.__setitem__("layer_names", [b"../a"])),
     ),
     "unknown suffix": ("a.txt", b"no weights here"),
-    "Keras 3's own": ("a.keras", b"no weights here"),
+    "text as keras": ("a.keras", b"no weights here"),
 }
 
 
@@ -399,7 +399,7 @@ def test_no_code_in_a_pytorch_file_is_run(
     }
     for name, item in cases.items():
         torch.save(item, tmp_path / f"{name}.pt")
-        with pytest.raises(InputError, match=rf"{name}.pt .*state dict"):
+        with pytest.raises(InputError, match=rf"{name}\.pt.*(state.dict|storage)"):
             read_foreign(tmp_path / f"{name}.pt")
     written(tmp_path / "text.pt", b"no weights here")
     with pytest.raises(InputError, match=r"text\.pt"):

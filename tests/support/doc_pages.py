@@ -112,6 +112,13 @@ class Block:
                 raise PageError(f"{self}: output without a command")
         return found
 
+    @property
+    def script(self) -> str:
+        """The text of a ``sh`` block as it is run."""
+        if not self.added:
+            return self.text
+        return "\n".join(command for command, _ in self.commands)
+
     def _lengthened(self, line: str) -> str:
         """A command with the flags that are added."""
         return f"{line.partition('  # ')[0].strip()} {self.added}".strip()
@@ -174,8 +181,7 @@ class Reader:
             self._run(block, [sys.executable, "block.py"])
         elif block.language == "sh":
             trace = "trap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n"
-            text = "\n".join(command for command, _ in block.commands) if block.added else block.text
-            self._run(block, ["bash", "-euo", "pipefail", "-c", trace + text])
+            self._run(block, ["bash", "-euo", "pipefail", "-c", trace + block.script])
         else:
             for command, shown in block.commands:
                 printed = self._run(block, ["bash", "-uo", "pipefail", "-c", command])

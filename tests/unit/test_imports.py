@@ -51,7 +51,7 @@ OWNERS = {
         "interop/hdf5.py",
     },
     "matplotlib": {"plotting.py"},
-    "scipy": {"datasets/importers/mat.py"},
+    "scipy": set(),
     "pyarrow": {"datasets/importers/parquet.py"},
     "torch": {"interop/pytorch.py"},
     "onnx": {"interop/onnx_reading.py", "interop/onnx_writing.py"},

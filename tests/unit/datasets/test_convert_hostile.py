@@ -490,6 +490,14 @@ def test_parquet_with_labels_that_are_missing_is_refused(tmp_path: Path) -> None
     assert "one number or text" in refused(path)
 
 
+def test_parquet_without_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in/a.parquet"
+    path.parent.mkdir()
+    table = pyarrow.table({"image": [picture(3)], "label": [0]})
+    pyarrow.parquet.write_table(table.slice(0, 0), path)
+    assert "no rows" in refused(path)
+
+
 def test_parquet_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "in/a.parquet"
     path.parent.mkdir()

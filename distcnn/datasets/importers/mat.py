@@ -81,7 +81,9 @@ def as_svhn(source: Source) -> Source:
 def _variables(path: Path) -> Iterator[NamedArray]:
     """All variables with numbers."""
     with damage_named(path), open_named(path) as file:
-        order = BYTE_ORDERS[file.read(HEADER_BYTES)[-2:]]
+        order = BYTE_ORDERS.get(file.read(HEADER_BYTES)[-2:])
+        if order is None:
+            raise ValueError("its header does not say the order of bytes")
         left = path.stat().st_size - HEADER_BYTES
         while len(tag := file.read(8)) == 8:
             kind, size = struct.unpack(f"{order}II", tag)
@@ -143,7 +145,9 @@ def _arrays(
 
 def _numbers(part: tuple[int, memoryview], order: str) -> Array:
     kind, content = part
-    return np.frombuffer(content, np.dtype(STORED[kind]).newbyteorder(order))  # type: ignore[arg-type]
+    if kind not in STORED:
+        raise ValueError(f"it holds numbers of type {kind}")
+    return np.frombuffer(content, order + STORED[kind])
 
 
 def _loaded(file: str, stored: Array, dtype: np.dtype, shape: tuple[int, ...]) -> Array:

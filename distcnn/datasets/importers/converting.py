@@ -82,11 +82,11 @@ def prepare(source: Source, options: Options, notify: Notify) -> Prepared:
     Raises:
         InputError: When something cannot be known, or the source is not an image set.
     """
-    examples = (
-        with_validation(source.examples, options, notify)
-        if not source.in_order
-        else source.examples
-    )
+    examples = source.examples
+    if not source.in_order:
+        examples = with_validation(examples, options, notify)
+    if "train" not in examples:
+        raise InputError("these are test images only: name the files of the training images too")
     if "test" in examples and options.test_fraction is not None and not source.in_order:
         raise InputError("--test-fraction is given, but the source has a test split: leave it out")
     labels = {split: part.labels for split, part in examples.items()}

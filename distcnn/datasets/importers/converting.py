@@ -100,15 +100,18 @@ def prepare(source: Source, options: Options, notify: Notify) -> Prepared:
     else:
         stacks = [part.images for part in examples.values()]
         form = find_form(stacks, options, source.transposed, notify)
-    train, splits = examples["train"], {}
+    images, own = examples["train"].images, codes["train"]
     if "test" not in examples:
-        for split, rows in cut(codes["train"], names, options, notify).items():
-            splits[split] = Chosen(train.images, codes["train"][rows], rows, form)
+        splits = {
+            split: Chosen(images, own[rows], rows, form)
+            for split, rows in cut(own, names, options, notify).items()
+        }
     else:
-        order = None if source.in_order else order_of(codes["train"], options, notify)
-        own = codes["train"] if order is None else codes["train"][order]
-        splits["train"] = Chosen(train.images, own, order, form)
-        splits["test"] = Chosen(examples["test"].images, codes["test"], None, form)
+        order = None if source.in_order else order_of(own, options, notify)
+        splits = {
+            "train": Chosen(images, own if order is None else own[order], order, form),
+            "test": Chosen(examples["test"].images, codes["test"], None, form),
+        }
     classes = max(len(names), *(int(chosen.codes.max()) + 1 for chosen in splits.values()))
     if classes == 1 and not source.in_order:
         notify("there is only one class, so there is nothing to distinguish")

@@ -127,8 +127,8 @@ def _kind_of_content(path: Path, head: bytes) -> str:
 
 def _kind_of_folder(folder: Path) -> str:
     try:
-        names = [path.name for path in folder.iterdir() if path.is_file()]
-        if is_cifar(names):
+        paths = list(folder.iterdir())
+        if is_cifar([path.name for path in paths if path.is_file()]):
             return CIFAR
         if any(find_idx(folder, "train", part) for part in ("images", "labels")):
             return IDX
@@ -138,7 +138,7 @@ def _kind_of_folder(folder: Path) -> str:
             f"{folder} cannot be read ({error.strerror}): check its permissions"
         ) from error
     kinds = {SUFFIX_KINDS[path.suffix.lower()] for path in files}
-    has_folders = any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
+    has_folders = any(path.is_dir() and not path.name.startswith(".") for path in paths)
     if not kinds or (has_folders and kinds != {PARQUET}):
         return FOLDER
     if len(kinds) > 1:

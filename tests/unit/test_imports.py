@@ -55,7 +55,6 @@ OWNERS = {
     "pyarrow": {"datasets/importers/parquet.py"},
     "torch": {"interop/pytorch.py"},
     "onnx": {"interop/onnx_reading.py", "interop/onnx_writing.py"},
-    "google": {"interop/onnx_reading.py"},
     "safetensors": {"interop/safetensors_files.py"},
     "PIL": {"datasets/pictures.py", "report/pictures.py"},
     "jinja2": {"report/page.py"},

@@ -56,32 +56,23 @@ def as_text(found: Evaluated) -> list[str]:
         lines += table([["true", "predicted", "images"], *rows], left=2)
     if score.mistakes:
         lines += ["", f"worst mistakes (index in the {found.split_of_file} split of the file)"]
-        rows = [
-            [
-                f"{mistake.index}",
-                names[mistake.label],
-                names[mistake.predicted],
-                f"{mistake.probability:.4f}",
-                f"{mistake.loss:.4f}",
-            ]
-            for mistake in score.mistakes[:MISTAKES]
-        ]
-        lines += table([["image", "true", "predicted", "probability", "loss"], *rows], left=3)
+        rows = [["image", "true", "predicted", "probability", "loss"]]
+        for mistake in score.mistakes[:MISTAKES]:
+            shown = [f"{mistake.index}", names[mistake.label], names[mistake.predicted]]
+            rows.append([*shown, f"{mistake.probability:.4f}", f"{mistake.loss:.4f}"])
+        lines += table(rows, left=3)
     return lines
 
 
 def as_json(found: Evaluated) -> str:
     """One JSON document; null where a fraction is undefined."""
     score = found.score
-    fractions = np.stack([score.precision, score.recall, score.f1], axis=1).tolist()
+    fractions = {"precision": score.precision, "recall": score.recall, "f1": score.f1}
     images = score.confusion.sum(axis=1).tolist()
     classes = [
-        {"name": name, "images": count}
-        | {
-            key: None if math.isnan(value) else value
-            for key, value in zip(("precision", "recall", "f1"), values, strict=True)
-        }
-        for name, count, values in zip(found.class_names, images, fractions, strict=True)
+        {"name": name, "images": images[label]}
+        | {key: None if np.isnan(of[label]) else float(of[label]) for key, of in fractions.items()}
+        for label, name in enumerate(found.class_names)
     ]
     document = {
         "run": found.run,

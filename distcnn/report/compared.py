@@ -20,21 +20,24 @@ def comparison(runs: Sequence[RunRecords]) -> list[Table]:
     labels = tuple(run.label for run in runs)
     compared = [_results(run) for run in runs]
     results = [(name, *(cells[name] for cells in compared)) for name in compared[0]]
+    tables = [Table("Results", ("result", *labels), results)]
+    if different := [*_different(runs, free=False), *_different(runs, free=True)]:
+        tables.append(Table("Settings that differ", ("setting", *labels), different))
+    return tables
+
+
+def _different(runs: Sequence[RunRecords], free: bool) -> list[tuple[str, ...]]:
+    """The settings in which ``runs`` differ; ``free`` ones do not change the weights."""
     configs = [dataclasses.asdict(run.config) if run.config else {} for run in runs]
-    settings = [
+    rows = [
         (
             f"{as_flag(field.name)}{' (no effect on the weights)' if free else ''}",
             *(_shown(config.get(field.name, "unknown")) for config in configs),
         )
-        for free in (False, True)
         for field in dataclasses.fields(Config)
         if field.metadata["group"].free == free and field.name != "output"
     ]
-    different = [row for row in settings if len(set(row[1:])) > 1]
-    tables = [Table("Results", ("result", *labels), results)]
-    if different:
-        tables.append(Table("Settings that differ", ("setting", *labels), different))
-    return tables
+    return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def _results(run: RunRecords) -> dict[str, str]:
@@ -65,7 +68,7 @@ def agreement(runs: Sequence[RunRecords]) -> list[str]:
         ends.setdefault(run.result.params_sha256 if run.result else run.label, []).append(run)
     told = []
     for group in (group for group in ends.values() if len(group) > 1):
-        who = f"The runs {first_few((run.label for run in group), 20)}"
+        who = f"The runs {first_few((run.label for run in group[:-1]), 20)} and {group[-1].label}"
         if len(group) == len(runs):
             who = "Both runs" if len(runs) == 2 else f"All {len(runs)} runs"
         told.append(f"{who} ended with the same weights, bit for bit.")
@@ -87,10 +90,12 @@ def _divergence(one: RunRecords, other: RunRecords) -> str:
             f" ({number}, the last is {common[-1]:,})."
         )
     same = [step for step in common if step < differing[0]]
+    if not same and _different([one, other], free=False):
+        return ""  # as is to be expected
     until = f"the same up to step {same[-1]:,}, and " if same else ""
     return (
-        f"The weights of {both} were {until}different at step {differing[0]:,} (both have a record"
-        f" of {number})."
+        f"The weights of {both} were {until}different at step {differing[0]:,}. Both runs recorded"
+        f" their weights at {number}."
     )
 
 

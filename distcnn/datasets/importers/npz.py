@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -27,13 +27,12 @@ def read_npz(paths: Sequence[Path], options: Options) -> Source:
     for path in paths:
         with open_named(path) as file:
             is_archive = zipfile.is_zipfile(file)
-        arrays += _members(path) if is_archive else [_array(path)]
+        if is_archive:
+            arrays += _members(path)
+        else:
+            size = path.stat().st_size
+            arrays.append(_named(path, path.stem, "", partial(open_named, path), size, None))
     return source_of("NumPy arrays", arrays, options)
-
-
-def _array(path: Path) -> NamedArray:
-    """A ``.npy`` file, named as the file is."""
-    return _named(path, path.stem, "", lambda: open_named(path), path.stat().st_size, None)
 
 
 def _members(path: Path) -> Iterator[NamedArray]:
@@ -60,19 +59,14 @@ def _named(
     path: Path,
     name: str,
     stem: str,
-    open_file: Callable[[], object],
+    open_file: Callable[[], AbstractContextManager[IO[bytes]]],
     size: int | None,
     stored: int | None,
 ) -> NamedArray:
     """Read an array's header. Its data are ``size`` bytes, or compressed to ``stored`` bytes."""
     shown = printable(f"{path}: {name}" if stem else str(path))
 
-    def load() -> Array:
-        with damage_named(shown), open_file() as file:  # type: ignore[attr-defined]
-            found: Array = np.lib.format.read_array(file, allow_pickle=False)
-        return found
-
-    with damage_named(shown), open_file() as file:  # type: ignore[attr-defined]
+    with damage_named(shown), open_file() as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0
         shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
@@ -80,13 +74,15 @@ def _named(
     if size is not None and needed > size and not dtype.hasobject:
         raise InputError(f"{shown} claims {needed:,} bytes, but only {size:,} are there: damaged")
 
-    def checked() -> Array:
+    def load() -> Array:
         if dtype.hasobject:
             raise InputError(
                 f"{shown} holds pickled Python objects, which may run code: they are not read; save"
                 " it as an array of numbers or text"
             )
         require_room(shown, needed, stored)
-        return load()
+        with damage_named(shown), open_file() as file:
+            found: Array = np.lib.format.read_array(file, allow_pickle=False)
+        return found
 
-    return NamedArray(stem, name, shape, dtype, checked)
+    return NamedArray(stem, name, shape, dtype, load)

@@ -180,6 +180,53 @@ def test_csv_with_an_index_needs_the_label_by_name(tmp_path: Path) -> None:
     assert np.bincount(np.concatenate([found.train[1], found.test[1]])).tolist() == [4, 4, 4]
 
 
+def test_csv_with_all_pixels_in_one_column_and_a_column_of_splits(tmp_path: Path) -> None:
+    usage = ["Training"] * 8 + ["PublicTest"] * 2 + ["PrivateTest"] * 2
+    packed = [" ".join(map(str, image.ravel())) for image in GRAY]
+    path = tmp_path / "fer2013.csv"
+    for header in (True, False):
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            if header:
+                writer.writerow(["emotion", "pixels", "Usage"])
+            writer.writerows(zip(LABELS, packed, usage, strict=True))
+        assert_is(convert(path), GRAY)
+    text = path.read_text().replace(packed[3], packed[3] + " 7")
+    path.write_text(text)
+    assert "line 4: 37 pixels instead of 36" in refused(path)
+    path.write_text(text.replace("PublicTest", "Public"))
+    assert "--labels first" in refused(path)
+
+
+@pytest.mark.parametrize("header", ["numbers", "pandas"])
+def test_a_header_of_numbers_is_not_an_image(tmp_path: Path, header: str) -> None:
+    images = GRAY.copy()
+    images[:, 0, 0] = images[:, -1, -1] = 0
+    path = tmp_path / "a_train.csv"
+    names = [str(index) for index in range(37)]
+    if header == "pandas":  # it took a row 0, 0, 0 ... 5, 5 ... for names
+        names = [
+            "0",
+            *(f"0.{index}" for index in range(1, 30)),
+            "5",
+            *(f"5.{i}" for i in range(1, 7)),
+        ]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows(images, LABELS)])
+    (tmp_path / "a_test.csv").write_bytes(path.read_bytes())
+    found = convert(path, tmp_path / "a_test.csv")
+    assert np.array_equal(found.train[0][..., 0], images)
+    assert found.train[1].tolist() == LABELS.tolist()
+
+
+def test_csv_without_labels_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "test.csv"
+    with path.open("w", newline="") as file:
+        pixels = [f"pixel{index}" for index in range(36)]
+        csv.writer(file).writerows([pixels, *GRAY.reshape(12, -1)])
+    assert "neither the first nor the last column looks like labels" in refused(path)
+
+
 # -- CIFAR
 
 

@@ -348,6 +348,16 @@ def test_mat_with_rows_of_pixels_asks_for_their_order(tmp_path: Path) -> None:
     assert found.info.class_names == ("1", "2", "3")
 
 
+def test_cifar_10_mat(tmp_path: Path) -> None:
+    planar = COLOR.transpose(0, 3, 1, 2).reshape(12, -1)
+    for name, chosen in (("data_batch_1", TRAIN), ("test_batch", TEST)):
+        labels = LABELS[chosen, None].astype(np.uint8)
+        scipy.io.savemat(tmp_path / f"{name}.mat", {"data": planar[chosen], "labels": labels})
+    names = np.array(["cat", "dog", "eel"], object)
+    scipy.io.savemat(tmp_path / "batches.meta.mat", {"label_names": names})
+    assert_is(convert(tmp_path), COLOR)
+
+
 def test_emnist_mat_has_structs_and_names(tmp_path: Path) -> None:
     columns = GRAY.transpose(0, 2, 1).reshape(12, -1)
     parts = {
@@ -423,6 +433,16 @@ def test_hdf5_with_groups(tmp_path: Path, names: str) -> None:
             )
             file.create_dataset(labels.format(split), data=LABELS[chosen].astype("i2"))
     assert_is(convert(tmp_path / "a.h5"), GRAY)
+
+
+def test_hdf5_files_of_images_and_of_labels_with_more_axes(tmp_path: Path) -> None:
+    """PatchCamelyon's."""
+    for split, chosen in (("train", TRAIN), ("test", TEST)):
+        with h5py.File(tmp_path / f"patch_split_{split}_x.h5", "w") as file:
+            file["x"] = COLOR[chosen]
+        with h5py.File(tmp_path / f"patch_split_{split}_y.h5", "w") as file:
+            file["y"] = LABELS[chosen].reshape(-1, 1, 1, 1)
+    assert_is(convert(tmp_path), COLOR)
 
 
 def test_hdf5_with_other_names_and_text_labels(tmp_path: Path) -> None:

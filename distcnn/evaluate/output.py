@@ -13,7 +13,7 @@ from distcnn import plotting
 from distcnn.datasets import HDF5Dataset
 from distcnn.evaluate.evaluation import Evaluated
 from distcnn.score import Score
-from distcnn.system.wording import counted, printable
+from distcnn.system.wording import counted, printable, table
 
 MOST_COLUMNS = 20
 """Classes of a confusion matrix that is printed whole."""
@@ -148,20 +148,6 @@ def confused_pairs(score: Score) -> list[tuple[int, int, int]]:
     order = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKES]
     pairs = (divmod(int(place), len(wrong)) for place in order)
     return [(int(wrong[pair]), *pair) for pair in pairs if wrong[pair]]
-
-
-def table(rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows as lines of aligned columns: the first ``left`` to the left, numbers to the right."""
-    cells = list(rows)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        padded = [
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return lines
 
 
 def shortened(name: str) -> str:

@@ -23,12 +23,15 @@ MOST_MEMBERS = 1000
 
 def read_npz(paths: Sequence[Path], options: Options) -> Source:
     """``.npz`` and ``.npy`` files as a source."""
-    arrays: list[NamedArray] = []
-    for path in paths:
-        with open_named(path) as file:
-            is_archive = zipfile.is_zipfile(file)
-        arrays += _members(path) if is_archive else [_array(path)]
+    arrays = [array for path in paths for array in arrays_of(path)]
     return source_of("NumPy arrays", arrays, options)
+
+
+def arrays_of(path: Path) -> list[NamedArray]:
+    """The arrays in a file."""
+    with open_named(path) as file:
+        is_archive = zipfile.is_zipfile(file)
+    return list(_members(path)) if is_archive else [_array(path)]
 
 
 def _array(path: Path) -> NamedArray:

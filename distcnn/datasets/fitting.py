@@ -26,8 +26,10 @@ MNIST_MEAN, MNIST_STD, NEARLY = 0.1307, 0.3081, 0.01
 """Of MNIST's training pixels, and how far those of a part of it may differ."""
 DARK, LIGHT = 0.4, 0.6
 """Gray images of a lower mean are light on dark, of a higher mean dark on light."""
-MOSTLY = 0.9
-"""The part of a picture's border that is light if the picture is dark on light."""
+MOSTLY, NOT_DARK = 0.9, 100
+"""Of the border of a picture that is dark on light, this part is not darker than that; in one that
+is light on dark, it is not lighter than the reverse.
+"""
 REMARKS = {
     **pictures.REMARKS,
     "resized": "resized to {size}",
@@ -129,8 +131,9 @@ class Fitting:
         if pixels.ndim == 3 or not (0 < self.mean < DARK or self.mean > LIGHT):
             return False
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        light = float((border > 127).mean())
-        return light > MOSTLY if self.mean < DARK else light < 1 - MOSTLY
+        if self.mean > LIGHT:
+            border = 255 - border
+        return float((border >= NOT_DARK).mean()) > MOSTLY
 
     def sentences(self, remarks: Mapping[str, int]) -> list[str]:
         """What was done, to how many pictures."""

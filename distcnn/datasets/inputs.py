@@ -181,10 +181,12 @@ def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[S
     if path.suffix.lower() in SUFFIXES or not (head.startswith(NUMPY_MAGICS) or SIGNATURE in head):
         return [Source(path)]
     stack = _choose(path, split)
-    form = _form_of(stack, fitting, notify)
+    if not stack.shape[0]:
+        raise InputError(f"{path}: {stack.array} has no images: name another file")
+    form = _form_of(path, stack, fitting, notify)
     fitting.require_channels(path, form)
     notify(f"{path}: the images are those of {stack.array}")
-    return [Source(path, stack.array.name, stack.shape[0], form)] if stack.shape[0] else []
+    return [Source(path, stack.array.name, stack.shape[0], form)]
 
 
 def _is_folder(path: Path) -> bool:
@@ -234,6 +236,9 @@ def _choose(path: Path, split: str) -> _ArrayImages:
     images = images or [array for array in arrays if len(array.shape) > 2 and not array.is_text]
     of_split = [array for array in images if array.meaning(SPLIT_OF) == split]
     chosen = of_split or [array for array in images if not array.meaning(SPLIT_OF)] or images
+    for array in () if chosen else arrays:
+        if array.dtype == object:
+            array.load()  # says that pickled objects are not read
     if len(chosen) != 1:
         raise InputError(
             f"{path}: it is not clear which array has the images: found"
@@ -251,7 +256,7 @@ def _opened(path: Path, name: str) -> _ArrayImages:
     return _ArrayImages(array if array.read else replace(array, load=lru_cache(array.load)))
 
 
-def _form_of(stack: _ArrayImages, fitting: Fitting, notify: Notify) -> Form:
+def _form_of(path: Path, stack: _ArrayImages, fitting: Fitting, notify: Notify) -> Form:
     """How the images are stored: in our format, or as the importers find out."""
     stored = stack.shape[1:]
     if stack.dtype == np.uint8 and (
@@ -261,9 +266,8 @@ def _form_of(stack: _ArrayImages, fitting: Fitting, notify: Notify) -> Form:
     ):
         return Form(stored, channels_first=False, transpose=False, scale=(0, 255))
     try:
-        return find_form([stack], Options(), False, lambda text: notify(f"{stack.array}: {text}"))
+        return find_form([stack], Options(), False, lambda text: notify(f"{path}: {text}"))
     except InputError as error:
         raise InputError(
-            f"{stack.array}: {error} (flags of python -m distcnn.convert, which makes an image set"
-            " of it)"
+            f"{path}: {error} (flags of python -m distcnn.convert, which makes an image set of it)"
         ) from error

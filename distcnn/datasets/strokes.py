@@ -104,7 +104,7 @@ def _ink(gray: Images, cell: int) -> Floats | None:
     # Closing fills the dark valleys that are narrower than the window; ramps remain.
     paper = ndimage().grey_closing(coarse, (WIDEST_STROKE, WIDEST_STROKE), mode="nearest")
     paper = np.maximum(resized(paper, height, width), DARKEST_PAPER)
-    contrast = np.clip(1 - gray / paper, 0, 1).astype(np.float32)
+    contrast = np.clip(1 - np.maximum(gray, DARKEST_PAPER) / paper, 0, 1).astype(np.float32)
     most = float(np.percentile(contrast, 99.9))
     return np.clip((contrast / most - 0.3) / 0.4, 0, 1) if most >= FAINTEST else None
 

@@ -49,11 +49,7 @@ def parse(text: str) -> Sequential:
             " the top of a module, or give the network itself (model=...)"
         )
     try:
-        match ast.parse(text, mode="eval").body:
-            case ast.Call(ast.Name("Sequential"), [ast.List(layers)], []):
-                made = [_made(node) for node in layers]
-            case _:
-                raise ValueError("not of the form Sequential([...])")
+        made = [_made(node) for node in _layers_in(text)]
     except InputError:
         raise
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -61,6 +57,23 @@ def parse(text: str) -> Sequential:
             f"{text[:200]!r} is not a network: write Sequential([Flatten(), Dense(10)])"
         ) from error
     return Sequential(made)
+
+
+def described_layers(text: str) -> list[str]:
+    """The layers that ``text`` describes, as text: nothing is imported, so it may be anyone's.
+    Empty for a text that is not a description.
+    """
+    try:
+        return [ast.unparse(node) for node in _layers_in(text)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+
+
+def _layers_in(text: str) -> list[ast.expr]:
+    match ast.parse(text, mode="eval").body:
+        case ast.Call(ast.Name("Sequential"), [ast.List(layers)], []):
+            return layers
+    raise ValueError("not of the form Sequential([...])")
 
 
 def _layer(layer: Layer, initialisers: bool) -> str:

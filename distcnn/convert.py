@@ -87,8 +87,11 @@ def convert(args: argparse.Namespace) -> None:
     _require_writable(args)
     options = options_of(args, class_names=class_names(args.class_names))
     lines: list[str] = []  # printed when all is known to fit: a refusal is one line
-    source = read_source(args.source, options, lines.append)
-    prepared = prepare(source, options, lines.append)
+    try:
+        source = read_source(args.source, options, lines.append)
+        prepared = prepare(source, options, lines.append)
+    except InputError as error:
+        raise _with_source(error, args.source) from error
     say(*source.notes, *lines)
     names = prepared.class_names or [str(code) for code in range(prepared.classes)]
     say_classes(names, prepared.counts())
@@ -102,6 +105,14 @@ def convert(args: argparse.Namespace) -> None:
     if args.preview:
         draw_contact_sheet(info, args.preview)
         say(f"picture in {args.preview}")
+
+
+def _with_source(error: InputError, paths: Sequence[Path]) -> InputError:
+    """The error with the name of the source in front, unless it has it or is about a flag."""
+    text = str(error)
+    if text.startswith("--") or any(str(path) in text for path in paths):
+        return error
+    return InputError(f"{first_few(paths)}: {text}")
 
 
 def _require_writable(args: argparse.Namespace) -> None:

@@ -137,8 +137,11 @@ def summary(outcome: Outcome) -> list[str]:
     else:
         step = f"step {result.best_step}, the best {split} ({best:.4f})"
         lines.append(f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: of {step}")
-    if result.choosing_split == "test":
-        lines[-1] += " (chosen on the test set: no --validation)"
+    if result.choosing_split == "test" and result.epochs > 1:
+        lines.append(
+            f"notice: the best {split} is optimistic, because the test set chose it; --validation"
+            " avoids that (docs/validation.md)"
+        )
     elif result.best_step != result.steps:
         lines[-1] += f", test accuracy {result.best_test_accuracy:.4f}"
     return [*lines, f"results in {outcome.location}"]

@@ -141,18 +141,22 @@ def meant(name: str, names: Sequence[str]) -> str | None:
 # -- whether all ranks were started with the same command line: only rank 0's would count
 
 COMMAND = "the command"
+ADD_UP = {"--freeze", "--interconnect", "--network"}
+"""Flags whose values are all used when they are repeated."""
 
 
 def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
     """Split a command line into the command, each flag with its values, and other arguments.
 
-    If a flag is repeated, the last value wins; ``--flag value`` and ``--flag=value`` are the same.
+    If a flag is repeated, the last value wins, unless they add up; ``--flag value`` and
+    ``--flag=value`` are the same.
     """
     found, flag = {COMMAND: command}, "arguments"
     for word in arguments:
         if word.startswith("--"):
             flag, _, value = word.partition("=")
-            found[flag] = value
+            before = f"{found[flag]} and" if flag in ADD_UP and flag in found else ""
+            found[flag] = f"{before} {value}".strip()
         else:
             found[flag] = f"{found.get(flag, '')} {word}".strip()
     return found

@@ -163,5 +163,5 @@ def _write_split(
 
 
 def _as_utf8(text: str) -> str:
-    """A text that HDF5 can hold: the bytes of a path that are not UTF-8 become escapes."""
-    return text.encode(errors="backslashreplace").decode()
+    """A text that HDF5 can hold: bytes of a path that are not UTF-8, and NUL, become escapes."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", r"\x00")

@@ -11,6 +11,7 @@ import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
+from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Communicator, on_root
 from distcnn.errors import InputError
 from distcnn.evaluate.evaluation import evaluate
@@ -41,14 +42,17 @@ def make_parser() -> Parser:
         ),
     )
     data = "the image set (default: the run's own); its classes must be the network's"
-    split = "which part of it (default: test)"
+    split = (
+        "which part of it (default: test). Of a run with --validation, train is what it was trained"
+        " on, and validation what was held out"
+    )
     weights = "of the last step, or of the best accuracy (default: last)"
     picture = "draw the worst mistakes (needs matplotlib)"
     trust = "import the module that the run names for its layers, and run its code"
     add = parser.add_argument
     add("run", metavar="RUN_DIR", help="run directory of distcnn.train, or a weights.h5 in one")
     add("--data", metavar="FILE.h5", help=data)
-    add("--split", choices=("test", "train"), default="test", help=split)
+    add("--split", choices=("test", "train", VALIDATION), default="test", help=split)
     add("--weights", choices=("last", "best"), default="last", help=weights)
     add("--picture", metavar="FILE.png", help=picture)
     add("--json", action="store_true", help="print all results as one JSON document")

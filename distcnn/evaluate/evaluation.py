@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset
 from distcnn.datasets.examples import piece_size, pieces_of
+from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
 from distcnn.network import Network, load, weights_file
@@ -28,8 +31,8 @@ MOST_BYTES_TO_HASH = 2**34
 class Evaluated:
     """Where a ``score`` is from.
 
-    ``is_runs_own`` says whether the image set is that of the run; None if that is not known.
-    ``notices`` are lines for the user.
+    ``is_runs_own`` says whether the image set is that of the run; None if that is not known. The
+    indices of mistakes are those in ``split_of_file``. ``notices`` are lines for the user.
     """
 
     run: str
@@ -40,6 +43,11 @@ class Evaluated:
     class_names: tuple[str, ...]
     score: Score
     notices: tuple[str, ...]
+
+    @property
+    def split_of_file(self) -> str:
+        """Where the images are in ``data``: "test", or "train", of which validation is a part."""
+        return "test" if self.split == "test" else "train"
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,24 @@ def evaluate(
     file, records = on_root(
         communicator, lambda: read_records(weights_file(run, weights), of_file=data)
     )
-    images = HDF5Dataset(file)
-    info = together(communicator, images.read_info)
+    whole = HDF5Dataset(file)
+    info = together(communicator, whole.read_info)
     together(communicator, lambda: require_fit(network, info))
+    is_own = is_same(whole, info, records, communicator) if records else None
+    notices = notices_on(network, info, records, is_own)
+    if split == VALIDATION:
+        together(communicator, lambda: require_validation(run, records, file, is_own))
+    images: Dataset = whole
+    if records and split != "test" and is_own is not False:
+        images = held_out(whole, info, records.config, communicator)
+        info = together(communicator, images.read_info)
+    if split == "train" and len(info.held_out):
+        notices.append(
+            f"these are the {counted(info.examples[split], 'image')} that the run was trained on;"
+            f" the other {len(info.held_out):,} were held out (--split {VALIDATION})"
+        )
     tally = together(communicator, lambda: count(network, images, info, split, communicator))
     tally.all_reduce(communicator)
-    is_own = is_same(images, info, records, communicator) if records else None
     return Evaluated(
         run=run,
         weights=weights,
@@ -80,8 +100,8 @@ def evaluate(
         split=split,
         is_runs_own=is_own,
         class_names=network.class_names,
-        score=tally.score(),
-        notices=tuple(notices_on(network, info, records, is_own)),
+        score=located(tally.score(), info, split),
+        notices=tuple(notices),
     )
 
 
@@ -119,6 +139,31 @@ def require_fit(network: Network, info: DatasetInfo) -> None:
                 f"{info.path} has {what} {theirs}, but the network was trained on {ours}: name an"
                 f" image set of that {remedy} with --data"
             )
+
+
+def require_validation(run: str, records: Records | None, file: str, is_own: bool | None) -> None:
+    """``InputError`` unless it is known which images of ``file`` the run has held out."""
+    remedy = f"name --split test or train instead of {VALIDATION}"
+    if not records:
+        raise InputError(f"{run} does not say what was held out for validation: {remedy}")
+    if not records.config.validation:
+        raise InputError(
+            f"{run} was trained without --validation, so nothing is held out: {remedy}"
+        )
+    if is_own is False:
+        raise InputError(
+            f"{file} is not the image set of {run}, so nothing of it was held out: leave"
+            f" --data out, or {remedy}"
+        )
+
+
+def located(score: Score, info: DatasetInfo, split: str) -> Score:
+    """``score`` with the indices of mistakes in the file's training or test set."""
+    rows = info.rows(split, np.array([mistake.index for mistake in score.mistakes], np.int64))
+    mistakes = zip(score.mistakes, rows.tolist(), strict=True)
+    return replace(
+        score, mistakes=tuple(replace(mistake, index=index) for mistake, index in mistakes)
+    )
 
 
 def count(

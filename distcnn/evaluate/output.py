@@ -50,7 +50,7 @@ def as_text(found: Evaluated) -> list[str]:
         rows = [[names[true], names[put], f"{count:,}"] for count, true, put in pairs]
         lines += table([["true", "predicted", "images"], *rows], left=2)
     if score.mistakes:
-        lines += ["", f"worst mistakes (index in the {found.split} split)"]
+        lines += ["", f"worst mistakes (index in the {found.split_of_file} split of the file)"]
         rows = [
             [
                 f"{mistake.index}",
@@ -110,7 +110,7 @@ def draw_mistakes(found: Evaluated, output: str) -> None:
     info = dataset.read_info()
     with closing(dataset.open(info)) as reader:
         for axes, mistake in zip(panels, mistakes, strict=False):
-            images, _ = reader.load(found.split, range(mistake.index, mistake.index + 1))
+            images, _ = reader.load(found.split_of_file, range(mistake.index, mistake.index + 1))
             plotting.image(axes, images[0])
             true, put = (
                 shortened(found.class_names[label]) for label in (mistake.label, mistake.predicted)

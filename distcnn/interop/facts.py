@@ -30,8 +30,12 @@ def as_texts(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
-    """The lists of ``as_texts``; ``ValueError`` for damaged ones."""
-    return {name: json.loads(texts[name]) for name in LISTS if name in texts}
+    """The facts from ``as_texts``; ``ValueError`` for damaged lists."""
+    return {
+        name: json.loads(texts[name]) if name in LISTS else texts[name]
+        for name in NAMES
+        if name in texts
+    }
 
 
 def normalisation_in(values: Mapping[str, Any]) -> Normalisation | None:
@@ -43,13 +47,13 @@ def normalisation_in(values: Mapping[str, Any]) -> Normalisation | None:
     return Normalisation(mean, tuple(one if one > 0 else 1.0 for one in std))
 
 
-def class_names_in(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The class names among the facts ``values``."""
-    return tuple(map(str, values.get("class_names", ())))
-
-
 def described(kind: str, arrays: dict[str, Any], values: Mapping[str, Any]) -> ForeignWeights:
     """Weights that a file of ``kind`` describes by the facts ``values``."""
     return ForeignWeights(
-        kind, arrays, normalisation=normalisation_in(values), class_names=class_names_in(values)
+        kind,
+        arrays,
+        normalisation=normalisation_in(values),
+        class_names=tuple(map(str, values.get("class_names", ()))),
+        model=str(values.get("model", "")),
+        architecture=str(values.get("architecture", "")),
     )

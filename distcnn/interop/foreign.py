@@ -24,6 +24,8 @@ MOST_EXPANSION = 64
 """An archive that would unpack to more than this many times its size is refused; weights hardly
 shrink at all, and a file that is mostly zeros is none of a trained network."""
 SMALL_BYTES = 2**20
+PLAIN_COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class ForeignWeights:
         layouts: that they may be in, the likeliest first.
         normalisation: of the inputs that they were trained with, where it is recorded.
         class_names: in the order of the outputs, where they are recorded.
+        model, architecture: the network, as distcnn records it in its own files.
         remarks: what the user should know, one line each.
     """
 
@@ -82,16 +85,19 @@ class ForeignWeights:
     layouts: Sequence[Layout] = (PYTORCH, KERAS, KERAS_CHANNELS_FIRST)
     normalisation: Normalisation | None = None
     class_names: tuple[str, ...] = ()
+    model: str = ""
+    architecture: str = ""
     remarks: tuple[str, ...] = ()
 
 
 def as_float32(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Array]:
     """The arrays of floating-point numbers, weights before biases; ``ValueError`` for NaN."""
-    kept = {
-        name: values.astype(np.float32)
-        for name, values in arrays.items()
-        if values.dtype.kind == "f" and values.ndim and values.size
-    }
+    with np.errstate(over="ignore"):
+        kept = {
+            name: values.astype(np.float32)
+            for name, values in arrays.items()
+            if values.dtype.kind == "f" and values.ndim and values.size
+        }
     for name, values in kept.items():
         if not np.isfinite(values).all():
             raise ValueError(f"{name} has numbers that are not finite, or too large for float32")
@@ -122,16 +128,27 @@ def naturally(names: Iterable[str]) -> list[str]:
     )
 
 
-def check_archive(content: bytes) -> list[str]:
-    """The names in a zip archive; ``ValueError`` for one that would unpack to far more."""
+def floats(raw: bytes, dtype: str) -> NDArray[Any]:
+    """The little-endian numbers in ``raw``, of a NumPy type or bfloat16."""
+    if dtype == BFLOAT16:  # the upper half of a float32
+        return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+    return np.frombuffer(raw, dtype)
+
+
+def unpacked(content: bytes) -> dict[str, bytes]:
+    """The members of a zip archive; ``ValueError`` for one that would unpack to far more."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
-    if len(members) > MOST_MEMBERS:
-        raise ValueError(f"it has {len(members):,} members")
-    size = sum(member.file_size for member in members)
-    if size > MOST_EXPANSION * len(content) + SMALL_BYTES:
-        raise ValueError(f"its {len(content):,} bytes would unpack to {size:,}")
-    return [member.filename for member in members]
+        size = sum(member.file_size for member in members)
+        if len(members) > MOST_MEMBERS or size > MOST_EXPANSION * len(content) + SMALL_BYTES:
+            raise ValueError(
+                f"its {len(content):,} bytes would unpack to {size:,} in {len(members):,} members"
+            )
+        if len(set(archive.namelist())) < len(members):
+            raise ValueError("it has two members of the same name")
+        if {member.compress_type for member in members} - PLAIN_COMPRESSIONS:
+            raise ValueError("it is neither stored nor deflated")  # others unpack without limit
+        return {member.filename: archive.read(member) for member in members}
 
 
 def missing_package(what: str, package: str, instead: str = "") -> InputError:

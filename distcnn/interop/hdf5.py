@@ -9,7 +9,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 
-from distcnn.checkpoints.format import HDF5_ERRORS, stored_arrays
+from distcnn.checkpoints.format import stored_arrays
 from distcnn.interop.facts import described
 from distcnn.interop.foreign import (
     KERAS,
@@ -17,11 +17,13 @@ from distcnn.interop.foreign import (
     ForeignWeights,
     as_float32,
     naturally,
+    unpacked,
 )
 
 OF_KERAS = "layer_names"
 """An attribute of the group that holds Keras's layers; full models have it in ``IN_MODELS``."""
 IN_MODELS = "model_weights"
+IN_KERAS_3 = "model.weights.h5"
 NO_BACKEND = (
     "the file does not say which backend trained it: if it was Theano, kernels must be flipped; set"
     " the file's attribute backend to theano"
@@ -29,28 +31,25 @@ NO_BACKEND = (
 
 
 def read_hdf5(content: bytes) -> ForeignWeights:
-    """The weights in an HDF5 file; ``ValueError`` for a damaged one, links and packed arrays."""
-    try:
-        with h5py.File(io.BytesIO(content), "r") as file:
-            if "params_sha256" in file.attrs:
-                return _own(file)
-            group = file[IN_MODELS] if _is_group(file, IN_MODELS) else file
-            if OF_KERAS in group.attrs:
-                return _of_keras(file, group)
-            arrays = dict(stored_arrays(group))
-            kept = [name for name in naturally(arrays) if not name.startswith("optimizer")]
-            return ForeignWeights("HDF5 file", as_float32({name: arrays[name] for name in kept}))
-    except HDF5_ERRORS as error:
-        raise ValueError(str(error)) from error
+    """The weights in an HDF5 file; ``ValueError`` for links and arrays that are not plain."""
+    with h5py.File(io.BytesIO(content), "r") as file:
+        if "params_sha256" in file.attrs:
+            facts = {name: np.asarray(value).tolist() for name, value in file.attrs.items()}
+            return described("distcnn weights", as_float32(dict(stored_arrays(file))), facts)
+        group = file[IN_MODELS] if _is_group(file, IN_MODELS) else file
+        if OF_KERAS in group.attrs:
+            return _of_keras(file, group)
+        arrays = dict(stored_arrays(group))
+        kept = [name for name in naturally(arrays) if not name.startswith("optimizer")]
+        return ForeignWeights("HDF5 file", as_float32({name: arrays[name] for name in kept}))
 
 
-def _own(file: h5py.File) -> ForeignWeights:
-    values = {
-        name: np.asarray(file.attrs[name]).tolist()
-        for name in ("mean", "std", "class_names")
-        if name in file.attrs
-    }
-    return described("distcnn weights", as_float32(dict(stored_arrays(file))), values)
+def read_keras(content: bytes) -> ForeignWeights:
+    """The weights in a model of Keras 3."""
+    members = unpacked(content)
+    if IN_KERAS_3 not in members:
+        raise ValueError(f"it has no {IN_KERAS_3}")
+    return read_hdf5(members[IN_KERAS_3])
 
 
 def _of_keras(file: h5py.File, group: h5py.Group) -> ForeignWeights:

@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 
 import numpy as np
 
+from distcnn.architecture import describe, described_layers
 from distcnn.errors import InputError
 from distcnn.interop.foreign import PYTORCH, Array, ForeignWeights, Image, Layout
 from distcnn.nn import Sequential
 from distcnn.system.wording import counted, first_few
 
-MOST_NAMED = 12
+MOST_NAMED, MOST_MISFITS = 12, 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def fit(
     image_shape: Image,
     mapping: str = "",
     path: str = "",
+    name: str = "",
 ) -> Fitted:
     """Give ``weights`` to the parameters of ``model``.
 
@@ -63,6 +66,7 @@ def fit(
         mapping: "ours=theirs,...", names of parameters or layers, or patterns of equal names:
             nothing else is loaded.
         path: the file, for messages.
+        name: that of ``model``, as for ``--model``, for messages.
 
     Raises:
         InputError: some array is missing, or fits nowhere.
@@ -83,9 +87,11 @@ def fit(
                 if left:
                     why = "another number of classes" if others else "not in --map"
                     remarks.append(f"{', '.join(left)} newly initialised ({why})")
+                if not mapping and (other := _other_layer(weights, model)):
+                    remarks.append(other)
                 return Fitted(arrays, remarks)
             problems.append(wrong)
-    raise InputError(_no_fit(wanted, weights, min(problems, key=len, default=[]), path))
+    raise InputError(_no_fit(wanted, weights, min(problems, key=len, default=[]), path, name))
 
 
 def wanted_of(model: Sequential, image_shape: Image) -> list[Wanted]:
@@ -167,7 +173,9 @@ def _converted(
         if made is not None and made.shape == item.shape:
             arrays[item.name] = np.ascontiguousarray(made)
         elif not (item.is_last and made is not None and made.shape[1:] == item.shape[1:]):
-            wrong.append(f"{item} cannot be {name} {shown(theirs.shape)}")
+            wrong.append(
+                f"{item.name} is {shown(item.shape)}, but the file's {name} {shown(theirs.shape)}"
+            )
     return arrays, wrong
 
 
@@ -197,19 +205,38 @@ def _remarks(
     yield from weights.remarks
 
 
+def _other_layer(weights: ForeignWeights, model: Sequential) -> str:
+    """How the network that the weights were trained in differs, where the file records it."""
+    try:
+        ours = described_layers(describe(model, initialisers=False))
+    except InputError:  # a user's own layer that cannot be described
+        return ""
+    theirs = described_layers(weights.architecture)
+    for number, (was, now) in enumerate(zip_longest(theirs, ours, fillvalue="missing"), 1):
+        is_head = number == len(theirs) == len(ours) and was[:5] == now[:5] == "Dense"
+        if theirs and was != now and not is_head:
+            return (
+                "the weights fit, but they were trained in another network: its layer"
+                f" {number} was {was}, this one's is {now}"
+            )
+    return ""
+
+
 def _no_fit(
-    wanted: Sequence[Wanted], weights: ForeignWeights, wrong: Sequence[str], path: str
+    wanted: Sequence[Wanted], weights: ForeignWeights, wrong: Sequence[str], path: str, name: str
 ) -> str:
-    ours, names = first_few(wanted, MOST_NAMED), list(weights.arrays)
-    what = f"{first_few(wrong, MOST_NAMED)}"
+    what, choose = first_few(wrong, MOST_MISFITS), "choose the --model that they belong to"
     if not wrong:
         what = (
-            f"the network has {counted(len(wanted), 'array')} ({ours}), the file"
-            f" {_listed(weights, names)}"
+            f"the network has {counted(len(wanted), 'array')} ({first_few(wanted, MOST_NAMED)}),"
+            f" the file {_listed(weights, list(weights.arrays))}"
         )
+    if weights.model and weights.model != name:
+        choose = f"they are those of --model {weights.model}"
+    network = f"the network (--model {name})" if name else "the network"
     return (
-        f"the weights in {path} do not fit the network: {what}: choose the --model that they belong"
-        " to, or say which to load with --map ours=theirs,..."
+        f"the weights in {path} do not fit {network}: {what}: {choose}, or say which to load with"
+        " --map ours=theirs,..."
     )
 
 

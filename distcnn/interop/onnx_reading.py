@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,22 +18,15 @@ DENSE = ("Gemm", "MatMul")
 
 
 def read_onnx(content: bytes) -> ForeignWeights:
-    """The weights in a model of one file; ``ValueError`` for a damaged one."""
+    """The weights in a model of one file."""
     onnx = _library()
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load_model_from_string(content)
-        reader = _Reader(onnx, model.graph)
-        for node in model.graph.node:
-            reader.read(node)
-    except (DecodeError, TypeError, IndexError) as error:
-        raise ValueError(str(error)) from error
+    model = onnx.load_model_from_string(content)
+    reader = _Reader(onnx, model.graph)
+    for node in model.graph.node:
+        reader.read(node)
     facts = from_texts({each.key: each.value for each in model.metadata_props})
     weights = described("ONNX model", as_float32(reader.weights), facts)
-    if reader.channels_last:
-        return ForeignWeights(weights.kind, weights.arrays, [CHANNELS_LAST])
-    return weights
+    return replace(weights, layouts=[CHANNELS_LAST]) if reader.channels_last else weights
 
 
 class _Reader:

@@ -10,23 +10,26 @@ from pathlib import Path
 from distcnn.checkpoints.weights import WEIGHTS
 from distcnn.errors import InputError
 from distcnn.interop.foreign import ForeignWeights
-from distcnn.interop.hdf5 import read_hdf5
+from distcnn.interop.hdf5 import read_hdf5, read_keras
 from distcnn.interop.npz import read_npz
 from distcnn.interop.onnx_reading import read_onnx
-from distcnn.interop.pytorch import read_pytorch
+from distcnn.interop.pytorch_reading import read_pytorch
 from distcnn.interop.safetensors_files import read_safetensors
 from distcnn.system.files import open_named
 
-READERS: dict[str, Callable[[bytes], ForeignWeights]] = {
-    ".h5": read_hdf5,
-    ".hdf5": read_hdf5,
-    ".safetensors": read_safetensors,
-    ".npz": read_npz,
-    ".onnx": read_onnx,
-    ".pt": read_pytorch,
-    ".pth": read_pytorch,
+Reader = Callable[[bytes], ForeignWeights]
+MOST_REASON = 200
+READERS: dict[str, tuple[str, Reader]] = {
+    ".h5": ("an HDF5 file of weights", read_hdf5),
+    ".hdf5": ("an HDF5 file of weights", read_hdf5),
+    ".keras": ("a Keras model", read_keras),
+    ".safetensors": ("a safetensors file", read_safetensors),
+    ".npz": ("a NumPy archive", read_npz),
+    ".onnx": ("an ONNX model", read_onnx),
+    ".pt": ("a PyTorch state dict", read_pytorch),
+    ".pth": ("a PyTorch state dict", read_pytorch),
 }
-"""By suffix, a function of the content, which may be hostile; ``ValueError`` says what is wrong."""
+"""By suffix, the kind of file, and what reads its content, which may be hostile."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,12 @@ def read_foreign(path: str | Path) -> SourceFile:
                 f"{path} is a folder without {WEIGHTS}: name the directory of a finished run, or a"
                 " file of weights"
             )
-    reader = READERS.get(file.suffix.lower())
-    if reader is None:
-        also = ""
-        if file.suffix == ".keras":
-            also = "; from Keras: model.save_weights('mine.weights.h5')"
+    if file.suffix.lower() not in READERS:
         raise InputError(
             f"{path} is not a known file of weights: name a run directory, or a file that ends in"
-            f" {', '.join(READERS)}{also}"
+            f" {', '.join(READERS)}"
         )
+    kind, reader = READERS[file.suffix.lower()]
     with open_named(file) as opened:
         content = opened.read()
     try:
@@ -69,19 +69,7 @@ def read_foreign(path: str | Path) -> SourceFile:
             raise ValueError("it has no arrays of floating-point numbers")
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
-    except (ValueError, MemoryError, RecursionError) as error:
-        raise InputError(
-            f"{file} cannot be used as {_kind(file)} ({error or type(error).__name__}): check the"
-            " file"
-        ) from error
+    except Exception as error:  # libraries raise nearly everything for damaged files
+        reason = " ".join(str(error).split())[:MOST_REASON] or type(error).__name__
+        raise InputError(f"{file} cannot be used as {kind} ({reason}): check the file") from error
     return SourceFile(str(path), hashlib.sha256(content).hexdigest(), weights)
-
-
-def _kind(file: Path) -> str:
-    return {
-        ".h5": "an HDF5 file of weights",
-        ".hdf5": "an HDF5 file of weights",
-        ".onnx": "an ONNX model",
-        ".pt": "a PyTorch state dict",
-        ".pth": "a PyTorch state dict",
-    }.get(file.suffix.lower(), f"a {file.suffix} file of weights")

@@ -11,7 +11,7 @@ them, and layers know nothing of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from distcnn.nn.activations import Activation, ReLU
@@ -109,10 +109,19 @@ class Plan:
         self._shapes = [(*shape, self.microbatch_size) for shape in shapes]
         self._fused = fused
         self.stages = list(self._make_stages())
-        self._first_with_parameters = next(
-            (i for i, stage in enumerate(self.stages) if stage.values), len(self.stages)
-        )
+        self.freeze(())
         self._gradient: Array | None = None
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Let ``backward`` end above the first layers all of whose parameters are in ``names``: it
+        writes zeros for their gradients. Further frozen parameters get their gradients.
+        """
+        trained = (
+            index
+            for index, stage in enumerate(self.stages)
+            if any(f"{stage.name}.{name}" not in names for name in stage.values)
+        )
+        self._first_trained = next(trained, len(self.stages))
 
     @property
     def nbytes(self) -> int:
@@ -171,9 +180,11 @@ class Plan:
             self._gradient, named = out, self.parameters.named(out)
             for stage in self.stages:
                 stage.grads = {name: named[f"{stage.name}.{name}"] for name in stage.values}
-        # Before the first layer with parameters only the input's gradient is worth computing.
-        first = 0 if input_gradient else self._first_with_parameters
-        return Backward(self.stages[first:], grad_output, out.size, input_gradient)
+        # Before the first layer that is trained only the input's gradient is worth computing.
+        first = 0 if input_gradient else self._first_trained
+        stages = self.stages[first:]
+        out[: stages[0].start if stages else out.size] = 0
+        return Backward(stages, grad_output, out.size, input_gradient)
 
     def unfused(self) -> Plan:
         """A plan with buffers of its own that runs one layer after another, with the same bits."""

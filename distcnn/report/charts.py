@@ -30,6 +30,7 @@ LEAST_ON_LOG = 1e-30
 KINDS = {"training": 0, "validation": 2, "test": 1}
 """What a curve is about, and its colour where there is one run."""
 DASHES = {"training": "", "validation": "6 3", "test": "2 2"}
+MARKERS = {"training": "o", "validation": "s", "test": "^"}
 CURVES = {
     "Loss": ("loss", "validation_loss", "test_loss"),
     "Accuracy": ("train_accuracy", "validation_accuracy", "test_accuracy"),
@@ -53,11 +54,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of a legend; ``dash`` as in SVG."""
+    """An entry of a legend; ``dash`` as in SVG, ``marker`` as in matplotlib."""
 
     name: str
     colour: str
     dash: str = ""
+    marker: str = ""
+    width: float = 3
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,17 @@ def legend(runs: Sequence[RunRecords]) -> list[Key]:
     """What colours and dashes mean: with one run kinds of curves, else runs and kinds."""
     drawn = {line.kind for names in CURVES.values() for line in _lines(runs, names)}
     kinds = [kind for kind in KINDS if kind in drawn]
-    if len(runs) == 1:
-        return [Key(kind, _css(KINDS[kind]), DASHES[kind]) for kind in kinds]
-    return [
-        *(Key(run.label, _css(number)) for number, run in enumerate(runs)),
-        *(Key(kind, "var(--muted)", DASHES[kind]) for kind in kinds),
+    many = len(runs) > 1
+    of_kinds = [
+        Key(kind, "var(--muted)" if many else _css(KINDS[kind]), DASHES[kind], MARKERS[kind])
+        for kind in kinds
     ]
+    of_runs = [
+        Key(run.label, _css(number), width=1 if _is_thin(number) else 4)
+        for number, run in enumerate(runs)
+        if many
+    ]
+    return [*of_runs, *of_kinds]
 
 
 def bar_chart(
@@ -155,8 +163,9 @@ def _curves(title: str, lines: Sequence[Line], many: bool) -> Chart:
         dashes = [float(length) / 1.6 for length in DASHES[line.kind].split()]
         style: dict[str, Any] = {"dashes": dashes} if dashes else {}
         if line.kind != "training" or len(steps) <= FEW_POINTS:
-            style |= {"marker": "o", "markersize": 3.5}
-        axes.plot(steps, values, color=colour, linewidth=1.6, **style)
+            style |= {"marker": MARKERS[line.kind], "markersize": 4}
+        width = 0.7 if _is_thin(line.run) else 1.6
+        axes.plot(steps, values, color=colour, linewidth=width, **style)
     everything = [value for line in lines for _, value in line.curve]
     form = FORMATS[title]
     if title == "Loss" and LEAST_ON_LOG < min(everything) <= max(everything) < 1 / LEAST_ON_LOG:
@@ -164,7 +173,8 @@ def _curves(title: str, lines: Sequence[Line], many: bool) -> Chart:
     else:
         axes.yaxis.set_major_formatter(lambda value, _: _tick(value, title))
     if title == "Speed":
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(max(everything), 1e-30))
+    axes.set_xlim(0, 1.03 * max(line.curve[-1][0] for line in lines) or 1)
     _style(axes, "both", "step")
     axes.xaxis.get_major_locator().set_params(integer=True, nbins=6, min_n_ticks=1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -228,6 +238,11 @@ def _numbers(title: str, lines: Sequence[Line], form: str) -> Table:
         for step in steps
     ]
     return Table(caption, ("step", *(line.name or title.lower() for line in lines)), rows)
+
+
+def _is_thin(run: int) -> bool:
+    """Whether the run's line is thin: the colours of earlier runs come again."""
+    return run >= len(SERIES)
 
 
 def _css(number: int) -> str:

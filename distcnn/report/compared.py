@@ -20,21 +20,24 @@ def comparison(runs: Sequence[RunRecords]) -> list[Table]:
     labels = tuple(run.label for run in runs)
     compared = [_results(run) for run in runs]
     results = [(name, *(cells[name] for cells in compared)) for name in compared[0]]
+    tables = [Table("Results", ("result", *labels), results)]
+    if different := [*_different(runs, free=False), *_different(runs, free=True)]:
+        tables.append(Table("Settings that differ", ("setting", *labels), different))
+    return tables
+
+
+def _different(runs: Sequence[RunRecords], free: bool) -> list[tuple[str, ...]]:
+    """The settings in which ``runs`` differ; ``free`` ones do not change the weights."""
     configs = [dataclasses.asdict(run.config) if run.config else {} for run in runs]
-    settings = [
+    rows = [
         (
             f"{as_flag(field.name)}{' (no effect on the weights)' if free else ''}",
             *(_shown(config.get(field.name, "unknown")) for config in configs),
         )
-        for free in (False, True)
         for field in dataclasses.fields(Config)
         if field.metadata["group"].free == free and field.name != "output"
     ]
-    different = [row for row in settings if len(set(row[1:])) > 1]
-    tables = [Table("Results", ("result", *labels), results)]
-    if different:
-        tables.append(Table("Settings that differ", ("setting", *labels), different))
-    return tables
+    return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def _results(run: RunRecords) -> dict[str, str]:
@@ -87,10 +90,12 @@ def _divergence(one: RunRecords, other: RunRecords) -> str:
             f" ({number}, the last is {common[-1]:,})."
         )
     same = [step for step in common if step < differing[0]]
+    if not same and _different([one, other], free=False):
+        return ""  # as is to be expected
     until = f"the same up to step {same[-1]:,}, and " if same else ""
     return (
-        f"The weights of {both} were {until}different at step {differing[0]:,} (both have a record"
-        f" of {number})."
+        f"The weights of {both} were {until}different at step {differing[0]:,}. Both runs recorded"
+        f" their weights at {number}."
     )
 
 

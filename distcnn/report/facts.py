@@ -65,7 +65,7 @@ def key_results(run: RunRecords) -> list[Result]:
     if curve := curves["validation_accuracy"]:
         shown.append(Result("Validation accuracy", f"{curve[-1][1]:.2%}", "after the last epoch"))
     seconds = result.train_seconds + result.test_seconds + result.bookkeeping_seconds
-    what = "steps, tests, bookkeeping" if result.test_seconds else "for the steps alone"
+    what = "steps, evaluation, bookkeeping" if result.test_seconds else "for the steps alone"
     return [
         *shown,
         Result("Test loss", f"{result.test_loss:.4f}", f"training loss {result.train_loss:.4f}"),
@@ -116,7 +116,7 @@ def circumstances(run: RunRecords) -> tuple[Table, str]:
     known = [
         ("Processor", run.recorded("machine", "processor")),
         ("MPI", run.recorded("machine", "mpi")),
-        ("BLAS", f"{blas}, {of_rank} a rank" if blas else ""),
+        ("BLAS", f"{blas}, {of_rank} per rank" if blas else ""),
         ("NumPy", run.recorded("software", "numpy")),
         ("Python", run.recorded("software", "python")),
         ("distcnn", version_of(run)),
@@ -148,6 +148,7 @@ def dataset_facts(run: RunRecords) -> Table:
         ]
     rows += [
         ("Training examples", count_of(run.recorded("dataset", "train_examples"))),
+        ("Validation examples", count_of(run.recorded("dataset", "validation_examples"))),
         ("Test examples", count_of(run.recorded("dataset", "test_examples"))),
         ("Source", str(run.recorded("dataset", "source"))),
         ("SHA-256 of all examples", str(run.recorded("dataset", "content_sha256"))),

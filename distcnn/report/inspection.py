@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from distcnn.checkpoints.weights import WEIGHTS, array_sha256, read_weights
 from distcnn.datasets.dataset import HDF5Dataset
-from distcnn.datasets.hdf5 import DatasetInfo, Images, Labels
+from distcnn.datasets.hdf5 import DatasetInfo, Images, Indices, Labels
 from distcnn.errors import ArgumentError, InputError
 from distcnn.network import Network, load
 from distcnn.nn import Flatten
@@ -36,7 +36,6 @@ BLOCK = 250
 MOST_CLASSES = 2000
 """With more classes the confusion matrix takes too much memory."""
 MISTAKES_SHOWN = 24
-LAYERS_DRAWN = 12
 LARGEST_MAP = 32
 """Pixels along a side of a feature map; of larger ones every second is drawn, or every third ..."""
 UNITS_IN_A_ROW = 50
@@ -125,7 +124,7 @@ def inspect(
     except failures as error:
         return replace(found, missing={"network": _sentence(error)})
     try:
-        images, labels, info = read_test_set(run, network, data)
+        images, labels, rows, info = read_test_set(run, network, data)
         score = network.evaluate(images, labels)
         seen = _one_example(network, images, labels, found.class_names)
     except failures as error:
@@ -138,7 +137,7 @@ def inspect(
         test_examples=info.examples["test"],
         of_other_data=bool(recorded and info.sha256 and info.sha256 != recorded),
         mistakes=tuple(
-            (mistake, picture(images[mistake.index], _told(mistake, found.class_names)))
+            _shown(mistake, images, rows, found.class_names)
             for mistake in score.mistakes[:MISTAKES_SHOWN]
         ),
     )
@@ -164,8 +163,8 @@ def first_filters(arrays: Arrays, image_shape: tuple[int, ...]) -> tuple[Picture
 
 def read_test_set(
     run: RunRecords, network: Network, data: str | None
-) -> tuple[Images, Labels, DatasetInfo]:
-    """Test images and labels for ``network``, all or blocks of them, and the image set."""
+) -> tuple[Images, Labels, Indices, DatasetInfo]:
+    """Test images, their labels and indices, all or blocks of them, and the image set."""
     assert run.result is not None
     path = data or run.result.dataset.path
     if not Path(path).exists():
@@ -189,9 +188,9 @@ def read_test_set(
     if info.classes > MOST_CLASSES:
         raise InputError(f"{counted(info.classes, 'class')} are too many for this page")
     with closing(dataset.open(info)) as reader:
-        parts = [reader.load("test", span) for span in blocks(info)]
-    images, labels = zip(*parts, strict=True)
-    return np.concatenate(images), np.concatenate(labels), info
+        parts = [(*reader.load("test", span), np.array(span)) for span in blocks(info)]
+    images, labels, rows = map(np.concatenate, zip(*parts, strict=True))
+    return images, labels, rows, info
 
 
 def blocks(info: DatasetInfo) -> list[range]:
@@ -259,16 +258,20 @@ def _drawn(layer: LayerView, output: NDArray[np.float32]) -> LayerView:
         columns = min(len(units), UNITS_IN_A_ROW)
         maps = np.zeros((1, math.ceil(len(units) / columns), columns), np.float32)
         maps.reshape(-1)[: len(units)] = units
-        what = "units" if layer is not None else ""
+        what = "units"
     signed = bool(output.min() < 0)
     scale = "blue positive, orange negative" if signed else "black is 0, white the largest"
     note = f"{count} {what}; {scale}"
     return replace(layer, maps=sheet(maps, f"{layer.name}: {note}", signed), note=note)
 
 
-def _told(mistake: Mistake, names: Sequence[str]) -> str:
-    label, predicted = names[mistake.label], names[mistake.predicted]
-    return f"test image {mistake.index}: {label}, taken for {predicted}"
+def _shown(
+    mistake: Mistake, images: Images, rows: Indices, names: Sequence[str]
+) -> tuple[Mistake, Picture]:
+    """The mistake, with its index in the whole test set, and its image."""
+    label, predicted, index = names[mistake.label], names[mistake.predicted], rows[mistake.index]
+    told = f"test image {index}: {label}, taken for {predicted}"
+    return replace(mistake, index=int(index)), picture(images[mistake.index], told)
 
 
 def _sentence(error: BaseException) -> str:

@@ -16,8 +16,8 @@ from distcnn.spans import STEP
 LARGEST_TRACE = 2**27
 """Bytes; reading a larger one takes too long."""
 PARTS = {
-    "steps": "train_seconds",
-    "tests": "test_seconds",
+    "training steps": "train_seconds",
+    "evaluation": "test_seconds",
     "checkpoints and bookkeeping": "bookkeeping_seconds",
 }
 

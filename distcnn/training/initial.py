@@ -75,7 +75,7 @@ def _read(
 
     source = read_foreign(copy or config.initial_weights)
     weights, mapping = source.weights, "" if copy else config.map
-    fitted = fit(weights, model, info.image_shape, mapping, source.path)
+    fitted = fit(weights, model, info.image_shape, mapping, source.path, config.model)
     record = {"file": config.initial_weights}
     if copy:
         return fitted.arrays, [], weights.normalisation, record

@@ -138,6 +138,7 @@ def prepare_run(
             config, plan.model, plan.parameters, info, communicator, report, directory
         )
         frozen = together(communicator, lambda: frozen_parameters(plan.parameters, config.freeze))
+        plan.freeze(frozen)
     with Span(spans.SURVEY_DATA):
         data = open_data(dataset, info, config, communicator, own_shards)
         content = survey(data, info, size, communicator)
@@ -151,6 +152,7 @@ def prepare_run(
 
     def make_lane() -> Lane:
         another = plan.model.plan(shape, size, plan.parameters)
+        another.freeze(frozen)
         return Lane(another, Microbatch(shape, size, mean, std))
 
     lane = Lane(plan, Microbatch(shape, size, mean, std))

@@ -37,8 +37,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 def free_nodes(cluster: Slurm) -> Iterator[None]:
     """End the test's jobs, however it ended: the next one needs all nodes."""
     yield
-    cluster.run("scancel", "--user=root")
-    cluster.wait_for(lambda: not cluster.run("squeue", "-h").stdout, "an empty queue", 60, str)
+
+    def is_empty() -> bool:
+        cluster.run("scancel", "--user=root")  # again, if the job's script has it requeued
+        return not cluster.run("squeue", "-h").stdout
+
+    cluster.wait_for(is_empty, "an empty queue", 60, str)
 
 
 class Job:

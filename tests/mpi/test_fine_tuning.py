@@ -24,9 +24,14 @@ def test_the_bits_do_not_depend_on_the_ranks(
         weight_decay=0.1,
         initial_weights=short_run,
         normalisation="weights",
-        freeze="conv1.weight",
+        freeze="conv1",
     )
-    ways = {"one": (serial, 1, "off"), "three": (mpirun, 3, "off"), "overlap": (mpirun, 3, "on")}
+    ways = {
+        "one": (serial, 1, "off"),
+        "two": (mpirun, 2, "off"),
+        "three": (mpirun, 3, "off"),
+        "overlap": (mpirun, 3, "on"),
+    }
     hashes = {
         launcher.train(ranks, tmp_path / name, *flags, *as_flags(overlap=overlap))["params_sha256"]
         for name, (launcher, ranks, overlap) in ways.items()

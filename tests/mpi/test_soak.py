@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT, clean_environment, mpi_launcher
 
-ROUNDS, MOST_SECONDS = 10, 300
+ROUNDS, MOST_SECONDS = 6, 300
 
 
 @pytest.mark.mpi

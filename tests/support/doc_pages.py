@@ -13,6 +13,8 @@ An HTML comment on the line before the fence changes that:
 
 - ``<!-- not run: REASON -->``: the reason begins with one of ``REASONS``.
 - ``<!-- slow -->``: run only with the slow tests.
+- ``<!-- slow, with FLAGS -->``: the same, and a test adds these flags to each command, so that it
+  takes less time.
 - ``<!-- file: NAME -->``: not run, but added to the file NAME, which later blocks use.
 - ``<!-- exit code N -->``: the last command ends with N.
 """
@@ -83,7 +85,12 @@ class Block:
 
     @property
     def is_slow(self) -> bool:
-        return self.mark == "slow"
+        return self.mark.startswith("slow")
+
+    @property
+    def added(self) -> str:
+        """The flags that a test adds to each command."""
+        return self.marked("slow, with") or ""
 
     @property
     def is_run(self) -> bool:
@@ -95,15 +102,26 @@ class Block:
         found: list[tuple[str, str]] = []
         if self.language == "sh":
             lines = self.text.replace("\\\n", " ").splitlines()
-            return [(line, "") for line in lines if line and not line.startswith("#")]
+            return [(self._lengthened(line), "") for line in lines if line and line[0] != "#"]
         for line in self.text.replace("\\\n", " ").splitlines(keepends=True):
             if line.startswith(PROMPT):
-                found.append((line.removeprefix(PROMPT).strip(), ""))
+                found.append((self._lengthened(line.removeprefix(PROMPT)), ""))
             elif found:
                 found[-1] = found[-1][0], found[-1][1] + line
             else:
                 raise PageError(f"{self}: output without a command")
         return found
+
+    @property
+    def script(self) -> str:
+        """The text of a ``sh`` block as it is run."""
+        if not self.added:
+            return self.text
+        return "\n".join(command for command, _ in self.commands)
+
+    def _lengthened(self, line: str) -> str:
+        """A command with the flags that are added."""
+        return f"{line.partition('  # ')[0].strip()} {self.added}".strip()
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -163,7 +181,7 @@ class Reader:
             self._run(block, [sys.executable, "block.py"])
         elif block.language == "sh":
             trace = "trap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n"
-            self._run(block, ["bash", "-euo", "pipefail", "-c", trace + block.text])
+            self._run(block, ["bash", "-euo", "pipefail", "-c", trace + block.script])
         else:
             for command, shown in block.commands:
                 printed = self._run(block, ["bash", "-uo", "pipefail", "-c", command])

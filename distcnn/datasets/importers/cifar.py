@@ -82,8 +82,10 @@ def _of_folder(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(folder.iterdir()):
         if NAMES.fullmatch(path.name) and path.is_file():
+            if path.stat().st_size > MOST_BYTES:
+                raise InputError(f"{path} is larger than {MOST_BYTES:,} bytes: it is not CIFAR's")
             with open_named(path) as file:
-                found[path.name] = _limited(file.read(MOST_BYTES + 1), str(path))
+                found[path.name] = file.read()
     return found
 
 
@@ -114,12 +116,6 @@ def _of_archive(path: Path) -> dict[str, bytes]:
                 content = archive.extractfile(member)
                 found[name] = content.read() if content else b""
     return found
-
-
-def _limited(content: bytes, name: str) -> bytes:
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{name} is larger than {MOST_BYTES:,} bytes, so it is not CIFAR's")
-    return content
 
 
 def _read_binary(name: str, content: bytes, kind: str) -> Examples:

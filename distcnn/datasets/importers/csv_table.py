@@ -23,6 +23,7 @@ from distcnn.datasets.importers.source import (
     Examples,
     Options,
     Source,
+    damage_named,
     join,
     require_room,
 )
@@ -59,9 +60,10 @@ def read_csv(paths: Sequence[Path], options: Options) -> Source:
     parts: dict[str, list[Examples]] = {}
     notes = []
     for path in paths:
-        layout = find_layout(path, options.labels)
         split = split_of(path.name) or "train"
-        parts.setdefault(split, []).append(_read(path, layout))
+        with damage_named(path):
+            layout = find_layout(path, options.labels)
+            parts.setdefault(split, []).append(_read(path, layout))
         header = "header" if layout.header else "no header"
         notes.append(
             f"{split} split: {path.name}, {len(parts[split][-1].labels):,} rows, {header}, labels"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distcnn.datasets.hdf5 import MOST_CLASSES
 from distcnn.datasets.importers.source import Array, Notify, as_text
 from distcnn.errors import InputError
-from distcnn.system.wording import counted, first_few
+from distcnn.system.wording import being, counted, first_few
 
 Codes = dict[str, NDArray[np.int64]]
 """Class numbers by split."""
@@ -118,8 +118,8 @@ def _of_known(labels: Array, classes: Mapping[int, str]) -> tuple[NDArray[np.int
         label = int(whole[wrong[0]])
         why = "such examples have no label" if label == -1 else "it is damaged"
         raise InputError(
-            f"{counted(wrong.size, 'label')}, such as {label}, are not among the"
-            f" {len(values)} classes that the source names: {why}"
+            f"{being(wrong.size, 'label')} not among the {counted(len(values), 'class')} that the"
+            f" source names, such as {label}: {why}"
         )
     return codes.astype(np.int64), list(classes.values())
 

@@ -1,27 +1,49 @@
-"""MATLAB's files up to version 7.2, read by SciPy. SVHN and EMNIST are known by their layout."""
+"""MATLAB's files of versions 5 to 7.2, such as SVHN and EMNIST, which are known by their layout.
+
+Numbers and structs of them are read, as "MAT-File Level 5 File Format" (MathWorks) describes: a
+file is a list of elements, each a type, a size and that many bytes. SciPy reads more, but damaged
+files crash it.
+"""
 
 from __future__ import annotations
 
 import math
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distcnn.datasets.importers import idx
 from distcnn.datasets.importers.named_arrays import NamedArray, source_of
 from distcnn.datasets.importers.source import Array, Options, Source, damage_named, require_room
-from distcnn.errors import InputError
 from distcnn.system.files import open_named
 
+HEADER_BYTES = 128
+BYTE_ORDERS = {b"IM": "<", b"MI": ">"}
+MATRIX, COMPRESSED = 14, 15
+STORED = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
+"""Types of elements with numbers. A matrix may be stored in a smaller type than its own."""
+STRUCT = 2
+CLASSES = dict(enumerate(("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"), 6))
+"""Types of matrices of numbers."""
+COMPLEX = 0x0800
+MOST_NESTED = 10
 SVHN_SHAPE, SVHN_LABELS = (32, 32, 3), range(1, 11)
-HEADER_BYTES, COMPRESSED, PIECE_BYTES = 128, 15, 2**20
-"""Of the MAT-file format, level 5: a compressed variable is an element of type 15."""
-ITEM_BYTES = {"double": 8, "single": 4, "int64": 8, "uint64": 8, "int32": 4, "uint32": 4}
 
 
 def read_mat(paths: Sequence[Path], options: Options) -> Source:
@@ -57,63 +79,77 @@ def as_svhn(source: Source) -> Source:
 
 
 def _variables(path: Path) -> Iterator[NamedArray]:
-    try:
-        from scipy.io import loadmat, whosmat
-    except ImportError as error:
-        raise InputError("reading MATLAB files needs SciPy: pip install scipy") from error
-    with damage_named(path):
-        require_room(str(path), _unpacked_bytes(path))
-        listed = whosmat(str(path))
-    for name, shape, kind in listed:
-        needed = math.prod(shape) * ITEM_BYTES.get(kind, 1)
-        require_room(f"{path}: {name}", needed, 8 * path.stat().st_size)
-
-        def load(name: str = name) -> Any:
-            with damage_named(path):
-                return loadmat(str(path), variable_names=[name])[name]
-
-        if kind == "struct":
-            yield from _fields(path, name, load())
-        elif kind not in ("cell", "function", "opaque", "object", "sparse", "unknown"):
-            yield NamedArray(path.stem, name, tuple(shape), _dtype(kind), load)
-
-
-def _unpacked_bytes(path: Path) -> int:
-    """The size of all variables, which are compressed one by one, without keeping them."""
-    total = 0
-    with open_named(path) as file:
-        file.seek(HEADER_BYTES)
+    """All variables with numbers."""
+    with damage_named(path), open_named(path) as file:
+        order = BYTE_ORDERS.get(file.read(HEADER_BYTES)[-2:])
+        if order is None:
+            raise ValueError("its header does not say the order of bytes")
+        left = path.stat().st_size - HEADER_BYTES
         while len(tag := file.read(8)) == 8:
-            kind, size = np.frombuffer(tag, "<u4").tolist()
-            if kind != COMPRESSED:
-                return max(total, path.stat().st_size)
-            unpacker = zlib.decompressobj()
-            for start in range(0, size, PIECE_BYTES):
-                packed = file.read(min(PIECE_BYTES, size - start))
-                while packed:
-                    total += len(unpacker.decompress(packed, PIECE_BYTES))
-                    packed = unpacker.unconsumed_tail
-    return total
+            kind, size = struct.unpack(f"{order}II", tag)
+            left -= 8 + size
+            if left < 0:
+                raise ValueError("it is cut off")
+            require_room(str(path), size)
+            content = file.read(size)
+            if kind == COMPRESSED:
+                kind, content = _unpacked(content, order, str(path))
+            if kind == MATRIX:
+                yield from _arrays(path.stem, memoryview(content), order)
 
 
-def _dtype(kind: str) -> np.dtype[Any]:
-    """NumPy's type of a MATLAB class."""
-    names = {"double": "f8", "single": "f4", "logical": "?", "char": "U1"}
-    return np.dtype(names.get(kind, kind))
+def _unpacked(content: bytes, order: str, name: str) -> tuple[int, bytes]:
+    """The type and content of the element in a compressed one."""
+    unpacker = zlib.decompressobj()
+    kind, size = struct.unpack(f"{order}II", unpacker.decompress(content, 8))
+    require_room(name, size, len(content))
+    return kind, unpacker.decompress(unpacker.unconsumed_tail, size)
 
 
-def _fields(path: Path, name: str, value: Any) -> Iterator[NamedArray]:
-    """The arrays in a struct, such as EMNIST's ``dataset.train.images``."""
-    if not isinstance(value, np.ndarray):
+def _elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """The types and contents of elements in a row; one of up to 4 bytes is packed into its tag."""
+    start = 0
+    while start + 8 <= len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, start)
+        first, after = start + 8, start + 8 + size + -size % 8
+        if kind >> 16:
+            kind, size, first, after = kind & 0xFFFF, kind >> 16, start + 4, start + 8
+        if first + size > len(content):
+            raise ValueError("it is cut off")
+        yield kind, content[first : first + size]
+        start = after
+
+
+def _arrays(
+    file: str, content: memoryview, order: str, prefix: str = "", depth: int = 0
+) -> Iterator[NamedArray]:
+    """The array in a matrix, or those in the fields of a struct (``dataset/train/images``)."""
+    parts = list(_elements(content, order))
+    if len(parts) < 4 or depth > MOST_NESTED:
         return
-    if value.dtype.names and value.size == 1:
-        for field in value.dtype.names:
-            yield from _fields(
-                path, f"{name}/{field}", value.item()[value.dtype.names.index(field)]
-            )
-    elif value.dtype.kind in "biufU":
-        yield NamedArray(path.stem, name, value.shape, value.dtype, partial(_same, value))
+    (flags, *_), shape = (_numbers(part, order).tolist() for part in parts[:2])
+    name, kind = prefix or bytes(parts[2][1]).decode("ascii", "replace"), flags & 0xFF
+    if kind == STRUCT and math.prod(shape) == 1 and len(parts) >= 5:
+        length, packed = int(_numbers(parts[3], order)[0]), bytes(parts[4][1])
+        names = [packed[i : i + length].rstrip(b"\0") for i in range(0, len(packed), length)]
+        for field, (_, inner) in zip(names, parts[5:], strict=True):
+            field_name = f"{name}/{field.decode('ascii', 'replace')}"
+            yield from _arrays(file, inner, order, field_name, depth + 1)
+    elif kind in CLASSES and not flags & COMPLEX:
+        stored, dtype = _numbers(parts[3], order), np.dtype(CLASSES[kind])
+        if stored.size != math.prod(shape) or min(shape) < 0:
+            raise ValueError(f"{name} has {stored.size:,} values for a shape of {shape}")
+        load = partial(_loaded, file, stored, dtype, tuple(shape))
+        yield NamedArray(file, name, tuple(shape), dtype, load)
 
 
-def _same(value: Array) -> Array:
-    return value
+def _numbers(part: tuple[int, memoryview], order: str) -> Array:
+    kind, content = part
+    if kind not in STORED:
+        raise ValueError(f"it holds numbers of type {kind}")
+    return np.frombuffer(content, order + STORED[kind])
+
+
+def _loaded(file: str, stored: Array, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
+    require_room(file, stored.size * dtype.itemsize)
+    return stored.astype(dtype).reshape(shape, order="F")

@@ -57,6 +57,8 @@ def read_parquet(paths: Sequence[Path], options: Options, notify: Notify) -> Sou
             notes.append(f"{split} split: {path.name}, {image}, {label}")
     if "train" not in pictures:
         raise InputError(f"{paths[0]} is named as a test set: name the training set's file too")
+    if not all(pictures.values()):
+        raise InputError(f"{paths[0]} has no rows: name files with images")
     everything = [each for own in pictures.values() for each in own]
     form = common_form(everything, options.size, options.grayscale, options.background, notify)
     examples = {

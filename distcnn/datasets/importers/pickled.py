@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import pickletools
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def unpickled(content: bytes, name: str) -> dict[str, Any]:
     """
     with damage_named(name):
         try:
-            _require_harmless(content)
+            require_harmless(content, ALLOWED)
             found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         except NotPlainError as error:
             raise InputError(
@@ -131,13 +132,17 @@ def unpickled(content: bytes, name: str) -> dict[str, Any]:
     }
 
 
-def _require_harmless(content: bytes) -> None:
-    """Read the operations without running them; refuse those that could exhaust memory or stack."""
+def require_harmless(
+    content: bytes, allowed: Container[tuple[str, ...]], most_tuples: int = MOST_TUPLES
+) -> None:
+    """Read the operations without running them; ``NotPlainError`` for those that could exhaust
+    memory or stack, or that name anything but the (module, name) of ``allowed``.
+    """
     tuples = 0
     for count, (operation, argument, _) in enumerate(pickletools.genops(content)):
         tuples += operation.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
         is_far = "PUT" in operation.name and argument is not None and argument > count
-        if count > MOST_OPERATIONS or tuples > MOST_TUPLES or is_far:
+        if count > MOST_OPERATIONS or tuples > most_tuples or is_far:
             raise NotPlainError("more memory than its content needs")
-        if operation.name == "GLOBAL" and tuple(str(argument).split(" ", 1)) not in ALLOWED:
+        if operation.name == "GLOBAL" and tuple(str(argument).split(" ", 1)) not in allowed:
             raise NotPlainError(str(argument).replace(" ", "."))

@@ -15,7 +15,7 @@ from distcnn.datasets.importers.labels import natural
 from distcnn.datasets.importers.mat import read_mat
 from distcnn.datasets.importers.npz import read_npz
 from distcnn.datasets.importers.parquet import read_parquet
-from distcnn.datasets.importers.source import Notify, Options, Source
+from distcnn.datasets.importers.source import Notify, Options, Source, damage_named
 from distcnn.datasets.opening import OTHER_FORMATS, SIGNATURE
 from distcnn.datasets.opening import PICKLE as PICKLE_KIND
 from distcnn.datasets.pictures import SUFFIXES
@@ -79,7 +79,8 @@ def read_source(paths: Sequence[Path], options: Options, notify: Notify) -> Sour
         )
     if paths[0].is_dir() and has_names:
         paths = _files_in(paths[0])
-    return READERS[kind](paths, options, notify)
+    with damage_named(first_few(paths)):
+        return READERS[kind](paths, options, notify)
 
 
 def kind_of(path: Path) -> str:

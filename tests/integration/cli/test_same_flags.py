@@ -43,6 +43,18 @@ def test_other_words_for_the_same_are_the_same(mine: list[str]) -> None:
     assert difference([flags_of("train", SEEDS), flags_of("train", mine)]) is None
 
 
+def test_repeated_flags_that_add_up_count_each_time() -> None:
+    def flags(*words: str) -> dict[str, str]:
+        return flags_of("train", words)
+
+    two = flags("--freeze", "a", "--freeze=b")
+    assert difference([two, flags("--freeze=a", "--freeze", "b")]) is None
+    problem = difference([two, flags("--freeze", "c", "--freeze", "b")])
+    assert problem is not None
+    assert "--freeze 'c and b'" in problem
+    assert "--freeze 'a and b'" in problem
+
+
 def test_another_command_is_named_alone() -> None:
     assert (
         difference([flags_of("train", SEEDS), flags_of("verify", ["x"])])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from distcnn.cli.command import EXIT_STOPPED, EXIT_TRAINING
 from tests.conftest import SERIAL, Launcher, MakeImageSet
@@ -168,7 +167,9 @@ def test_clocks_that_are_apart_and_drift_are_brought_together(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), *LENET, "--trace"]
+    started = time.monotonic_ns()
     done = any_mpi.run(2, "-c", SHIFTED, *flags)
+    longest = time.monotonic_ns() - started
     assert (done.returncode, done.stderr) == (0, "")
     trace = read_trace(tmp_path / "run" / FIRST)
     here, there = trace.facts["clocks"]
@@ -178,7 +179,8 @@ def test_clocks_that_are_apart_and_drift_are_brought_together(
     allowed = there["error_ns"] + 1 * MS
     assert min(overlap_nanoseconds(trace, "allreduce")) > -allowed
     run_time = max(each.end for each in trace.slices)
-    assert end - begin == pytest.approx(run_time / 100, rel=0.5)
+    # The clock of rank 1 gains 1 %, from before the first span until after the last.
+    assert run_time / 100 - allowed < end - begin < longest / 100 + allowed
 
 
 def test_waiting_is_for_the_slow_rank(

@@ -20,6 +20,10 @@ CHECKS = Path(__file__).with_name("page_checks.js").read_text()
 OPEN_ALL = "document.querySelectorAll('details').forEach((each) => each.open = true)"
 
 
+IS_READY = """return location.protocol === "file:" && document.readyState === "complete"
+    && !document.getElementById("theme").hidden"""
+
+
 def show(chromium: Any, page: Path, width: int = 1280, scheme: str = "light") -> None:
     """Open the page as a screen of this width and with these colours shows it."""
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -29,6 +33,14 @@ def show(chromium: Any, page: Path, width: int = 1280, scheme: str = "light") ->
     chromium.get("about:blank")
     chromium.get_log("browser"), chromium.get_log("performance")
     chromium.get(page.as_uri())
+    wait_for_page(chromium)
+
+
+def wait_for_page(chromium: Any) -> None:
+    """Wait until the page is parsed and its script has run: ``get`` may return before."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(chromium, 30).until(lambda browser: browser.execute_script(IS_READY))
 
 
 @pytest.mark.parametrize("which", ["page", "hostile_page"])
@@ -106,6 +118,7 @@ def test_the_button_changes_the_colours_and_remembers(chromium: Any, page: Path)
     chromium.execute_script("document.getElementById('theme').click()")
     dark = chromium.execute_script(background)
     chromium.refresh()
+    wait_for_page(chromium)
     assert chromium.execute_script(background) == dark != light
     chromium.execute_script("document.getElementById('theme').click()")
     assert chromium.execute_script(background) == light

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import pickle
+import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -325,6 +326,31 @@ def test_mat_of_version_7_3_has_reversed_axes(tmp_path: Path) -> None:
     assert_is(convert(path), COLOR)
 
 
+def big_endian_mat(**variables: NDArray[Any]) -> bytes:
+    """As programs on other processors write MATLAB's files."""
+
+    def element(kind: int, content: bytes) -> bytes:
+        return struct.pack(">II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+    file = b"MATLAB 5.0 MAT-file".ljust(124) + b"\1\0MI"
+    for name, array in variables.items():
+        flags = element(6, struct.pack(">II", 6, 0))  # a matrix of doubles ...
+        shape = element(5, np.array(array.shape, ">i4").tobytes())
+        values = element(4, array.astype(">u2").tobytes(order="F"))  # ... stored as 16 bits
+        file += element(14, flags + shape + element(1, name.encode()) + values)
+    return file
+
+
+def test_mat_of_other_processors(tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    images = COLOR[:, :20].transpose(1, 2, 3, 0)
+    path.write_bytes(big_endian_mat(X=images, y=LABELS[:, None]))
+    assert np.array_equal(scipy.io.loadmat(path)["X"], images)
+    found = convert(path)
+    everything = np.concatenate([found.train[0], found.test[0]])
+    assert {image.tobytes() for image in everything} == {each.tobytes() for each in COLOR[:, :20]}
+
+
 # -- HDF5
 
 
@@ -479,3 +505,30 @@ def test_a_converted_set_can_be_converted_again(tmp_path: Path) -> None:
     second = convert(Path(first.info.path))
     assert second.info.sha256 == first.info.sha256
     assert HDF5Dataset(first.info.path).read("train")[0].shape[1:] == (32, 32, 3)
+
+
+def test_the_same_images_give_the_same_set_from_any_format(tmp_path: Path, idx: ToIdx) -> None:
+    gray = {"train": GRAY[TRAIN], "test": GRAY[TEST]}
+    labels = {"train": LABELS[TRAIN], "test": LABELS[TEST]}
+    folders = {name: tmp_path / name for name in ("raw", "gzipped", "npz", "csv", "mat", "hdf5")}
+    for folder in folders.values():
+        folder.mkdir()
+    for split, name in (("train", "train"), ("test", "t10k")):
+        for part, array in (("images-idx3", gray[split]), ("labels-idx1", labels[split])):
+            (folders["raw"] / f"{name}-{part}-ubyte").write_bytes(idx(array))
+            content = gzip.compress(idx(array))
+            (folders["gzipped"] / f"{name}-{part}-ubyte.gz").write_bytes(content)
+        rows = np.column_stack([labels[split], gray[split].reshape(len(gray[split]), -1)])
+        np.savetxt(folders["csv"] / f"mnist_{split}.csv", rows, "%d", delimiter=",")
+    keras = {f"x_{split}": array for split, array in gray.items()}
+    keras |= {f"y_{split}": array for split, array in labels.items()}
+    np.savez(folders["npz"] / "mnist.npz", **keras)
+    with h5py.File(folders["hdf5"] / "mnist.h5", "w") as file:
+        for name, array in keras.items():
+            file[name] = array
+    matlab = {name: np.moveaxis(array, 0, -1) for name, array in keras.items()}
+    scipy.io.savemat(folders["mat"] / "mnist.mat", matlab)
+    flags = {"csv": ["--labels", "first"]}
+    found = {name: convert(folder, *flags.get(name, [])) for name, folder in folders.items()}
+    assert len({each.info.sha256 for each in found.values()}) == 1
+    assert_is(found["csv"], GRAY)

@@ -194,6 +194,7 @@ def test_class_names_come_from_a_flag_a_file_or_the_source(tmp_path: Path) -> No
     (tmp_path / "names.txt").write_text("é\nb\nc\nd\ne\n")
     found = convert(path, "--class-names", tmp_path / "names.txt")
     assert (found.info.classes, found.info.class_names[0]) == (5, "é")
+    assert convert(path, "--class-names", "a\0,b,c,d").info.class_names[0] == r"a\x00"
     assert "2 names, but there are 4 classes" in refused(path, "--class-names", "a,b")
     assert "same name twice" in refused(path, "--class-names", "a,b,c,a")
     assert "cannot be read" in refused(path, "--class-names", tmp_path / "nowhere")

@@ -71,6 +71,43 @@ def test_the_set_of_a_run_with_validation_is_its_own(
     assert not found(tmp_path / "run", image_set(train=204)).is_runs_own
 
 
+@pytest.mark.parametrize("size", [7, 20])
+def test_the_splits_of_a_run_with_validation(
+    size: int, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    slow = dc.optim.SGD(learning_rate=1e-6)  # so that there are mistakes
+    result = train(image_set(), run, size, validation=20, optimizer=slow)
+    held_out = found(run, split="validation")
+    assert held_out.score.examples == 20
+    assert held_out.score.loss == result.validation_loss
+    assert held_out.score.accuracy == result.validation_accuracy
+    kept = found(run, split="train")
+    assert kept.score.examples == 183
+    assert "the other 20 were held out" in kept.notices[0]
+    _, labels = dc.datasets.open(image_set()).read("train")
+    mistakes = [*held_out.score.mistakes, *kept.score.mistakes]
+    assert mistakes
+    assert all(labels[mistake.index] == mistake.label for mistake in mistakes)
+    assert len({mistake.index for mistake in mistakes}) == len(mistakes)
+    draw_mistakes(held_out, str(tmp_path / "worst.png"))
+
+
+def test_no_validation_split_without_validation(
+    run: Path, copy: Path, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    with pytest.raises(dc.InputError, match=r"without --validation.*--split test or train"):
+        found(run, split="validation")
+    (copy / "config.toml").unlink()
+    with pytest.raises(dc.InputError, match="does not say what was held out"):
+        found(copy, image_set(), split="validation")
+    train(image_set(), tmp_path / "run", validation=20)
+    other = image_set(train=204)
+    with pytest.raises(dc.InputError, match=r"not the image set of .*leave --data out"):
+        found(tmp_path / "run", other, split="validation")
+    assert found(tmp_path / "run", other, split="train").score.examples == 204
+
+
 def test_best_weights_and_the_training_split(run: Path) -> None:
     assert found(run, split="train").score.examples == 203
     assert found(run, weights="best").score.examples == 77

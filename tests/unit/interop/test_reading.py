@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from onnx import helper
 
 from distcnn import nn
+from distcnn.architecture import describe
 from distcnn.checkpoints.weights import encode_weights
 from distcnn.errors import InputError
 from distcnn.interop import ForeignWeights, fit, read_foreign
@@ -350,7 +351,7 @@ HOSTILE: Mapping[str, tuple[str, bytes]] = {
         h5_with(lambda file: file.attrs.__setitem__("layer_names", [b"../a"])),
     ),
     "unknown suffix": ("a.txt", b"no weights here"),
-    "Keras 3's own": ("a.keras", b"no weights here"),
+    "text as keras": ("a.keras", b"no weights here"),
 }
 
 
@@ -399,7 +400,7 @@ def test_no_code_in_a_pytorch_file_is_run(
     }
     for name, item in cases.items():
         torch.save(item, tmp_path / f"{name}.pt")
-        with pytest.raises(InputError, match=rf"{name}.pt .*state dict"):
+        with pytest.raises(InputError, match=rf"{name}\.pt.*(state.dict|storage)"):
             read_foreign(tmp_path / f"{name}.pt")
     written(tmp_path / "text.pt", b"no weights here")
     with pytest.raises(InputError, match=r"text\.pt"):
@@ -474,11 +475,37 @@ def test_what_does_not_fit_is_listed() -> None:
     with pytest.raises(InputError) as caught:
         fitted(values, lenet_like())
     text = str(caught.value)
-    for words in ("conv1.weight 3x1x5x5", "4x1x5x5", "dense1.weight", "--map"):
+    for words in ("conv1.weight is 3x1x5x5", "4x1x5x5", "dense1.weight", "--model", "--map"):
         assert words in text
     assert "dense2" not in text
     with pytest.raises(InputError, match=r"6 arrays .*the file.* 4 "):
         fitted(dict(list(values.items())[:4]), lenet_like())
+
+
+def test_weights_of_another_network_that_fit_by_chance_are_noticed() -> None:
+    values, others = values_for(lenet_like()), [*lenet_like().layers]
+    others[3] = nn.Tanh()
+    for theirs, remarked in {
+        describe(lenet_like()): False,
+        describe(lenet_like(26)): False,  # another head, which has its own remark
+        describe(nn.Sequential(others)): True,
+        describe(nn.Sequential(others[:4])): True,
+        "": False,
+        "Sequential([own.Layer(), __import__('os').abort()])": True,
+        "[" * 10_000: False,
+        "no Python": False,
+    }.items():
+        weights = ForeignWeights("test file", values, architecture=theirs)
+        remarks = fit(weights, lenet_like(), MNIST).remarks
+        assert any("another network" in line for line in remarks) == remarked, theirs
+        assert len(fit(weights, lenet_like(), MNIST, "conv1").remarks) == 3  # as the user wants
+
+
+def test_a_misfit_names_the_models_where_they_are_known() -> None:
+    values = values_for(nn.Sequential([nn.Flatten(), nn.Dense(10)]))
+    weights = ForeignWeights("test file", values, model="mine:net")
+    with pytest.raises(InputError, match=r"--model mlp.*those of --model mine:net"):
+        fit(weights, lenet_like(), MNIST, "", "FILE", "mlp")
 
 
 def test_a_mapping_loads_what_it_lists() -> None:
@@ -507,7 +534,7 @@ def test_a_mapping_loads_what_it_lists() -> None:
         ("conv1=none", ["none", "a.weight"]),
         ("conv1=a.weight", ["conv1", "2 arrays"]),
         ("conv1", ["conv1.weight"]),
-        ("dense1=a", ["dense1.weight 20x1728", "a.weight 3x1x5x5"]),
+        ("dense1=a", ["dense1.weight is 20x1728", "a.weight 3x1x5x5"]),
         ("=a", ["=a"]),
     ],
 )

@@ -136,3 +136,21 @@ def test_gradients_cannot_go_to_another_shape_or_dtype(bad: Array) -> None:
     y = network.forward(np.ones((4, 2), np.float32))
     with pytest.raises(ValueError, match=r"gradients of shape \(23,\) \(float32\)"):
         network.plan.backward(y, out=bad)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "first"),
+    [(("conv1.weight", "conv1.bias"), "conv2"), (("conv1.weight",), "conv1"), (("dense1",), "")],
+)
+def test_backward_ends_above_the_layers_that_are_all_frozen(
+    frozen: tuple[str, ...], first: str
+) -> None:
+    plan, flat = MODEL.plan(SHAPE, COUNT, PARAMETERS), np.full_like(PARAMETERS.values, np.nan)
+    plan.freeze(frozen)
+    started = plan.start_backward(plan.forward(images(3)), out=flat)
+    layers = list(iter(started.next_layer, None))
+    assert layers[-1] == (first or "conv1")
+    expected = gradient(3)
+    if first == "conv2":
+        expected[: PARAMETERS.slices["conv2.weight"].start] = 0
+    np.testing.assert_array_equal(flat, expected)

@@ -162,6 +162,7 @@ def find_inputs(files: Sequence[str | Path], split: str, fitting: Fitting) -> In
     sources: list[Source] = []
     unreadable: list[Unreadable] = []
     notices: list[str] = []
+    _opened.cache_clear()  # files may have changed since the last call
     for path in map(Path, files):
         try:
             sources += _sources(path, split, fitting, notices.append)

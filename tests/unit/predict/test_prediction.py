@@ -236,6 +236,13 @@ def test_an_array_with_other_names_is_found(network: dc.Network, tmp_path: Path)
     assert len(find_inputs([tmp_path / "x.h5"], "train", network.fitting())) == 2
 
 
+def test_a_file_that_was_written_again_is_read_again(network: dc.Network, tmp_path: Path) -> None:
+    for images in (IMAGES[:2], IMAGES[2:4]):
+        np.savez(tmp_path / "x.npz", images=images)
+        found = network.predict_files([tmp_path / "x.npz"])
+        np.testing.assert_array_equal(found.probabilities, network.predict(images))
+
+
 def test_flags_are_checked_first() -> None:
     with pytest.raises(dc.InputError, match="--top is 0"):
         parse(["run", "x.png", "--top", "0"])

@@ -151,7 +151,7 @@ class Config:
     initial_weights: str = FINE_TUNING.field(
         "",
         "start from the weights of a run directory or of a file: .h5 (distcnn, Keras),"
-        " .safetensors, .npz, .onnx, or .pt and .pth (a PyTorch state dict)",
+        " .keras, .safetensors, .npz, .onnx, or .pt and .pth (a PyTorch state dict)",
         "FILE",
     )
     map: str = FINE_TUNING.field(

@@ -29,6 +29,8 @@ LINES = (BLUE, ORANGE, GREEN, PURPLE, GREY, GOLD, TEAL, ROSE)
 SMALL = 9
 """Font size of labels and legends, in points."""
 DPI = 130
+PICTURES = (".png", ".svg", ".pdf")
+"""Suffixes of files that can be drawn."""
 
 
 def has_matplotlib() -> bool:
@@ -40,6 +42,12 @@ def require_matplotlib() -> None:
     """Raise ``InputError`` if matplotlib is not installed. Does not import it."""
     if not has_matplotlib():
         raise InputError("drawing needs matplotlib: pip install matplotlib")
+
+
+def require_picture(path: str | Path, flag: str) -> None:
+    """Raise ``InputError`` unless the suffix of ``path`` is one of ``PICTURES``."""
+    if Path(path).suffix.lower() not in PICTURES:
+        raise InputError(f"{flag}: {path} must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
@@ -152,7 +160,9 @@ def save(figure: Figure, path: str | Path, flag: str = "--output") -> None:
     .pdf); ``InputError`` if that fails.
     """
     try:
-        figure.savefig(path, dpi=DPI)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
+            figure.savefig(path, dpi=DPI)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(

@@ -76,6 +76,13 @@ class Score:
         """The 95 % confidence interval of the accuracy (Wilson 1927)."""
         return wilson_interval(self.correct, self.examples)
 
+    def confusions(self, most: int) -> list[tuple[int, int, int]]:
+        """The most frequent ones: true class, predicted class, number of images."""
+        wrong = self.confusion - np.diag(self.confusion.diagonal())
+        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+        pairs = (divmod(int(place), len(wrong)) for place in order)
+        return [(*pair, int(wrong[pair])) for pair in pairs if wrong[pair]]
+
     @property
     def precision(self) -> Floats:
         """(K,): of the images put into each class, the fraction that belongs there; nan if none

@@ -181,7 +181,7 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
         lines.append(f"target   {split} accuracy {target:g}; the defaults with it: {defaults}")
     if config.patience:
         waits = f"{counted(config.patience, 'evaluation')} without a better {split} accuracy"
-        lines.append(f"patience {waits}")
+        lines.append(f"patience stop after {waits}")
     if (config.target_accuracy or config.patience) and run.validation is None:
         lines.append(
             "notice   the test set chooses when to stop and which weights are best, so its accuracy"

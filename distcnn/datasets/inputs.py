@@ -28,7 +28,7 @@ from distcnn.datasets.pictures import NAMES, SUFFIXES, read_pixels
 from distcnn.errors import InputError
 from distcnn.spans import touch
 from distcnn.system.files import open_named
-from distcnn.system.wording import first_few, printable
+from distcnn.system.wording import first_few, printable, width_of
 
 HEAD_BYTES = 4096
 NUMPY_MAGICS = (b"PK\x03\x04", b"\x93NUMPY")
@@ -103,7 +103,7 @@ class Inputs:
     def longest_name(self) -> int:
         """Characters of the longest name."""
         names = (printable(each.name(each.count - 1)) for each in self.sources)
-        return max(map(len, names), default=0)
+        return max(map(width_of, names), default=0)
 
     def load(self, span: range, fitting: Fitting) -> Part:
         """Read and fit the images ``span``."""

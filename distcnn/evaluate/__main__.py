@@ -17,7 +17,7 @@ from distcnn.errors import InputError
 from distcnn.evaluate.evaluation import evaluate
 from distcnn.evaluate.output import as_json, as_text, draw_mistakes
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.plotting import require_matplotlib
+from distcnn.plotting import require_matplotlib, require_picture
 from distcnn.system.console import say_all, tell
 from distcnn.user_code import TRUST_FLAG
 
@@ -89,6 +89,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     args: argparse.Namespace = make_parser().parse_args(arguments)
     if args.picture:
         require_matplotlib()
+        require_picture(args.picture, "--picture")
         if not Path(args.picture).parent.is_dir():  # now, rather than after the evaluation
             raise InputError(
                 f"--picture: no such folder: {Path(args.picture).parent}: create it, or name"

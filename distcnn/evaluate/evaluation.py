@@ -130,15 +130,19 @@ def read_records(weights: Path, of_file: str | None) -> tuple[str, Records | Non
 
 def require_fit(network: Network, info: DatasetInfo) -> None:
     """``InputError`` unless the network can be evaluated on the image set."""
-    for what, ours, theirs, remedy in (
-        ("images of (channels, height, width)", network.image_shape, info.image_shape, "size"),
-        ("a number of classes of", len(network.class_names), info.classes, "number of classes"),
-    ):
-        if ours != theirs:
-            raise InputError(
-                f"{info.path} has {what} {theirs}, but the network was trained on {ours}: name an"
-                f" image set of that {remedy} with --data"
-            )
+    theirs, ours = (
+        f"images of {'x'.join(map(str, shape))} (channels x height x width) in"
+        f" {counted(classes, 'class')}"
+        for shape, classes in (
+            (info.image_shape, info.classes),
+            (network.image_shape, len(network.class_names)),
+        )
+    )
+    if ours != theirs:
+        raise InputError(
+            f"{info.path} has {theirs}, but the network was trained on {ours}: name an image set"
+            " like that with --data"
+        )
 
 
 def require_validation(run: str, records: Records | None, file: str, is_own: bool | None) -> None:

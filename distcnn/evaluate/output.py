@@ -13,17 +13,17 @@ from distcnn import plotting
 from distcnn.datasets import HDF5Dataset
 from distcnn.evaluate.evaluation import Evaluated
 from distcnn.score import Score
-from distcnn.system.wording import counted, printable, table
+from distcnn.system.wording import counted, printable, table, width_of
 
-MOST_COLUMNS = 20
-"""Classes of a confusion matrix that is printed whole."""
+MOST_COLUMNS, WIDEST_COLUMN = 20, 8
+"""Classes of a confusion matrix that is printed whole, and columns of a name above it."""
 MOST_ROWS = 100
 """Classes of which precision and recall are printed."""
 MISTAKES = 10
 """Mistakes and confusions that are printed."""
 MOST_PICTURES, COLUMNS = 24, 6
-LONGEST_NAME = 24
-"""Characters of a class name in a table or picture."""
+LONGEST_NAME, LONGEST_BELOW = 24, 16
+"""Columns of a class name in a table, and below a picture."""
 
 
 def as_text(found: Evaluated) -> list[str]:
@@ -44,39 +44,34 @@ def as_text(found: Evaluated) -> list[str]:
             "",
             "confusion matrix: a row for each true class, a column for each predicted one",
         ]
-        lines += table([["", *names], *matrix_rows(score, names)])
-    elif pairs := confused_pairs(score):
+        heads = sides = names
+        if max(map(width_of, names)) > WIDEST_COLUMN:
+            sides = [f"{label} {name}" for label, name in enumerate(names)]
+            heads = [str(label) for label in range(len(names))]
+        lines += table([["", *heads], *matrix_rows(score, sides)])
+    elif pairs := score.confusions(MISTAKES):
         lines += ["", "most frequent confusions"]
-        rows = [[names[true], names[put], f"{count:,}"] for count, true, put in pairs]
+        rows = [[names[true], names[put], f"{count:,}"] for true, put, count in pairs]
         lines += table([["true", "predicted", "images"], *rows], left=2)
     if score.mistakes:
         lines += ["", f"worst mistakes (index in the {found.split_of_file} split of the file)"]
-        rows = [
-            [
-                f"{mistake.index}",
-                names[mistake.label],
-                names[mistake.predicted],
-                f"{mistake.probability:.4f}",
-                f"{mistake.loss:.4f}",
-            ]
-            for mistake in score.mistakes[:MISTAKES]
-        ]
-        lines += table([["image", "true", "predicted", "probability", "loss"], *rows], left=3)
+        rows = [["image", "true", "predicted", "probability", "loss"]]
+        for mistake in score.mistakes[:MISTAKES]:
+            shown = [f"{mistake.index}", names[mistake.label], names[mistake.predicted]]
+            rows.append([*shown, f"{mistake.probability:.4f}", f"{mistake.loss:.4f}"])
+        lines += table(rows, left=3)
     return lines
 
 
 def as_json(found: Evaluated) -> str:
     """One JSON document; null where a fraction is undefined."""
     score = found.score
-    fractions = np.stack([score.precision, score.recall, score.f1], axis=1).tolist()
+    fractions = {"precision": score.precision, "recall": score.recall, "f1": score.f1}
     images = score.confusion.sum(axis=1).tolist()
     classes = [
-        {"name": name, "images": count}
-        | {
-            key: None if math.isnan(value) else value
-            for key, value in zip(("precision", "recall", "f1"), values, strict=True)
-        }
-        for name, count, values in zip(found.class_names, images, fractions, strict=True)
+        {"name": name, "images": images[label]}
+        | {key: None if np.isnan(of[label]) else float(of[label]) for key, of in fractions.items()}
+        for label, name in enumerate(found.class_names)
     ]
     document = {
         "run": found.run,
@@ -104,7 +99,7 @@ def draw_mistakes(found: Evaluated, output: str) -> None:
         f"{found.run}: worst of {counted(found.score.examples - found.score.correct, 'mistake')}"
         f" on {counted(found.score.examples, 'image')} of the {found.split} split"
     )
-    figure = plotting.new_figure(1.9 * COLUMNS, 2.3 * rows + 0.5, printable(title))
+    figure = plotting.new_figure(1.9 * COLUMNS, 2.5 * rows + 0.5, printable(title))
     panels = plotting.panels(figure, rows * COLUMNS, COLUMNS)
     dataset = HDF5Dataset(found.data)
     info = dataset.read_info()
@@ -113,9 +108,10 @@ def draw_mistakes(found: Evaluated, output: str) -> None:
             images, _ = reader.load(found.split_of_file, range(mistake.index, mistake.index + 1))
             plotting.image(axes, images[0])
             true, put = (
-                shortened(found.class_names[label]) for label in (mistake.label, mistake.predicted)
+                shortened(found.class_names[label], LONGEST_BELOW)
+                for label in (mistake.label, mistake.predicted)
             )
-            text = f"true {true}\npredicted {put} ({mistake.probability:.1%})"
+            text = f"true {true}\npredicted {put}\n{mistake.probability:.1%}"
             axes.set_title(plotting.literal(text), fontsize=plotting.SMALL)
     for axes in panels:
         axes.set_axis_off()
@@ -141,16 +137,10 @@ def matrix_rows(score: Score, names: Sequence[str]) -> Iterator[list[str]]:
         yield [name, *(f"{count}" if count else "." for count in counts)]
 
 
-def confused_pairs(score: Score) -> list[tuple[int, int, int]]:
-    """The most frequent confusions: number of images, true class, predicted class."""
-    wrong = score.confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKES]
-    pairs = (divmod(int(place), len(wrong)) for place in order)
-    return [(int(wrong[pair]), *pair) for pair in pairs if wrong[pair]]
-
-
-def shortened(name: str) -> str:
-    """A class name for a table."""
+def shortened(name: str, longest: int = LONGEST_NAME) -> str:
+    """A class name for a table, without its middle if it is long."""
     text = printable(name)
-    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
+    if width_of(text) <= longest:
+        return text
+    kept = longest // (4 if width_of(text) > len(text) else 2)
+    return f"{text[: kept - 1]}…{text[-kept:]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ OF_KERAS = "layer_names"
 """An attribute of the group that holds Keras's layers; full models have it in ``IN_MODELS``."""
 IN_MODELS = "model_weights"
 IN_KERAS_3 = "model.weights.h5"
+HEAP = rb"GCOL\x01\0\0\0"
 NO_BACKEND = (
     "the file does not say which backend trained it: if it was Theano, kernels must be flipped; set"
     " the file's attribute backend to theano"
@@ -32,6 +34,7 @@ NO_BACKEND = (
 
 def read_hdf5(content: bytes) -> ForeignWeights:
     """The weights in an HDF5 file; ``ValueError`` for links and arrays that are not plain."""
+    _check_texts(content)
     with h5py.File(io.BytesIO(content), "r") as file:
         if "params_sha256" in file.attrs:
             facts = {name: np.asarray(value).tolist() for name, value in file.attrs.items()}
@@ -42,6 +45,27 @@ def read_hdf5(content: bytes) -> ForeignWeights:
         arrays = dict(stored_arrays(group))
         kept = [name for name in naturally(arrays) if not name.startswith("optimizer")]
         return ForeignWeights("HDF5 file", as_float32({name: arrays[name] for name in kept}))
+
+
+def _check_texts(content: bytes) -> None:
+    """``ValueError`` for damaged texts of attributes, of which HDF5 would never find the end, or
+    for which it would take gigabytes of memory.
+
+    They are in heaps (https://docs.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, III.E).
+    """
+
+    def number(start: int, size: int) -> int:
+        return int.from_bytes(content[start : start + size], "little")
+
+    for heap in re.finditer(HEAP, content):
+        place, end = heap.start() + 16, heap.start() + number(heap.end(), 8)
+        while place + 16 <= end and number(place, 2):
+            place += 16 + -(-number(place + 8, 8) // 8) * 8
+        is_filled = place + 16 > end or place + number(place + 8, 8) == end  # by what is free
+        references = re.finditer(re.escape(heap.start().to_bytes(8, "little")), content)
+        longest = max((number(found.start() - 4, 4) for found in references), default=0)
+        if not place <= end <= len(content) or not is_filled or longest > len(content):
+            raise ValueError("the texts of its attributes are damaged")
 
 
 def read_keras(content: bytes) -> ForeignWeights:

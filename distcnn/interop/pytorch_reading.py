@@ -18,12 +18,14 @@ from numpy.lib.stride_tricks import as_strided
 from distcnn.datasets.importers.pickled import NotPlainError, require_harmless
 from distcnn.errors import InputError
 from distcnn.interop.foreign import BFLOAT16, PYTORCH, ForeignWeights, as_float32, floats, unpacked
+from distcnn.system.wording import printable
 
 IN_CHECKPOINTS = ("state_dict", "model_state_dict", "model", "net")
 """Where checkpoints of training programs have the state dict."""
 SAVE_IT = "save it in PyTorch with torch.save(model.state_dict(), FILE)"
 MOST_TUPLES = 20_000
 """A tensor has four or five; more could be nested so deep that hashing them exhausts the stack."""
+MOST_NAME = 80
 STORAGES = {
     **{"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"},
     **{"BFloat16Storage": BFLOAT16, "LongStorage": "<i8", "IntStorage": "<i4"},
@@ -45,8 +47,9 @@ def read_pytorch(content: bytes) -> ForeignWeights:
         require_harmless(members["data.pkl"], ALLOWED, MOST_TUPLES)
         loaded = _Unpickler(members).load()
     except NotPlainError as error:
+        name = printable(str(error))[:MOST_NAME]
         raise InputError(
-            f"it holds more than tensors ({error}), and reading it could run code: {SAVE_IT}"
+            f"it holds more than tensors ({name}), and reading it could run code: {SAVE_IT}"
         ) from error
     return ForeignWeights("PyTorch state dict", as_float32(_tensors(loaded)), [PYTORCH])
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from distcnn.checkpoints.weights import WEIGHTS
 from distcnn.errors import InputError
@@ -16,6 +19,7 @@ from distcnn.interop.onnx_reading import read_onnx
 from distcnn.interop.pytorch_reading import read_pytorch
 from distcnn.interop.safetensors_files import read_safetensors
 from distcnn.system.files import open_named
+from distcnn.system.wording import printable
 
 Reader = Callable[[bytes], ForeignWeights]
 MOST_REASON = 200
@@ -64,12 +68,14 @@ def read_foreign(path: str | Path) -> SourceFile:
     with open_named(file) as opened:
         content = opened.read()
     try:
-        weights = reader(content)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            weights = reader(content)
         if not weights.arrays:
             raise ValueError("it has no arrays of floating-point numbers")
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     except Exception as error:  # libraries raise nearly everything for damaged files
-        reason = " ".join(str(error).split())[:MOST_REASON] or type(error).__name__
+        reason = printable(" ".join(str(error).split()))[:MOST_REASON] or type(error).__name__
         raise InputError(f"{file} cannot be used as {kind} ({reason}): check the file") from error
     return SourceFile(str(path), hashlib.sha256(content).hexdigest(), weights)

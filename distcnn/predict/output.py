@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from distcnn.datasets.inputs import Unreadable
-from distcnn.system.wording import aligned, printable
+from distcnn.system.wording import aligned, printable, width_of
 
 Top = Sequence[tuple[str, float]]
 """The most probable classes of an image, with their probabilities."""
@@ -54,15 +54,16 @@ class Text:
         return []
 
     def _line(self, cells: Sequence[str]) -> str:
-        name = max(map(len, map(printable, self.class_names)))
+        name = max(width_of(printable(each)) for each in self.class_names)
         widths = [max(self.longest_name, len("file"))]
         for rank in range(1, self.classes + 1):
             number = f" {rank}" if rank > 1 else ""
             widths += [max(name, len(f"class{number}")), len(f"{PROBABILITY}{number}")]
-        left = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        for place in range(2, len(cells), 2):
-            left[place] = cells[place].rjust(widths[place])
-        return aligned(left, widths, len(widths))
+        shown = [
+            cell.rjust(width) if place and place % 2 == 0 else cell
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return aligned(shown, widths, left=len(cells))
 
 
 class CSV(Text):

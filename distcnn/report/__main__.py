@@ -11,6 +11,7 @@ import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn import plotting
 from distcnn.cli.parser import Parser
 from distcnn.errors import InputError
+from distcnn.plotting import PICTURES
 from distcnn.profiling.plot import draw_trace
 from distcnn.report.curves import draw
 from distcnn.report.records import RunRecords, labels, read_run, summary
@@ -19,7 +20,7 @@ from distcnn.system.files import explaining, write_atomically
 from distcnn.system.wording import printable
 from distcnn.user_code import TRUST_FLAG
 
-PAGES, PICTURES = (".html", ".htm"), (".png", ".svg", ".pdf")
+PAGES = (".html", ".htm")
 
 
 @guarded()

@@ -68,7 +68,7 @@ def agreement(runs: Sequence[RunRecords]) -> list[str]:
         ends.setdefault(run.result.params_sha256 if run.result else run.label, []).append(run)
     told = []
     for group in (group for group in ends.values() if len(group) > 1):
-        who = f"The runs {first_few((run.label for run in group), 20)}"
+        who = f"The runs {first_few((run.label for run in group[:-1]), 20)} and {group[-1].label}"
         if len(group) == len(runs):
             who = "Both runs" if len(runs) == 2 else f"All {len(runs)} runs"
         told.append(f"{who} ended with the same weights, bit for bit.")

@@ -107,16 +107,10 @@ def by_class(score: Score, names: Sequence[str]) -> Table:
 
 def confusions(score: Score, names: Sequence[str]) -> Table | None:
     """The most common mistakes; None if there is none."""
-    wrong = score.confusion - np.diag(score.confusion.diagonal())
-    flat = wrong.reshape(-1)
-    order = np.argsort(-flat, kind="stable")[:CONFUSIONS]
     totals = score.confusion.sum(axis=1)
     rows = [
         (names[label], names[predicted], f"{count:,}", _share(count / totals[label]))
-        for label, predicted, count in (
-            (*divmod(int(place), len(names)), int(flat[place])) for place in order
-        )
-        if count
+        for label, predicted, count in score.confusions(CONFUSIONS)
     ]
     header = ("true class", "predicted", "images", "share of the class")
     return Table("Most common confusions", header, rows, text_columns=True) if rows else None

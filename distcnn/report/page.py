@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from markupsafe import Markup
 from distcnn import __version__
 from distcnn.errors import InputError
 from distcnn.report import charts, compared, confusion, facts, proof, time_split
-from distcnn.report.charts import Chart, Table
-from distcnn.report.facts import Result
 from distcnn.report.inspection import Inspection
 from distcnn.report.records import RunRecords
 from distcnn.system.wording import printable
@@ -23,54 +20,30 @@ from distcnn.system.wording import printable
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-@dataclass(frozen=True)
-class RunView:
-    """One run, as the template shows it."""
-
-    number: int
-    label: str
-    headline: str
-    results: list[Result]
-    problems: list[str]
-    inspection: Inspection
-    test_note: str
-    matrix: confusion.Matrix | None
-    test_tables: list[Table]
-    traced: Chart | None
-    trace_note: str
-    circumstances: Table
-    circumstances_note: str
-    dataset: Table
-    ledger: list[str]
-    hashes: Table
-    commands: list[tuple[str, str]]
-
-
-def view(number: int, run: RunRecords, found: Inspection) -> RunView:
-    """What the page says of one run."""
+def view(number: int, run: RunRecords, found: Inspection) -> dict[str, Any]:
+    """What the page says of one run, under the names that the template uses."""
     score, names = found.score, found.class_names
     tables = [confusion.confusions(score, names), confusion.by_class(score, names)] if score else []
     traced, trace_note = time_split.traced_step(run, number)
     circumstances, circumstances_note = facts.circumstances(run)
-    return RunView(
-        number=number,
-        label=run.label,
-        headline=facts.headline(run),
-        results=facts.key_results(run),
-        problems=run.problems,
-        inspection=found,
-        test_note=confusion.note(run.result, found),
-        matrix=confusion.matrix(score, names) if score else None,
-        test_tables=[table for table in tables if table],
-        traced=traced,
-        trace_note=trace_note,
-        circumstances=circumstances,
-        circumstances_note=circumstances_note,
-        dataset=facts.dataset_facts(run),
-        ledger=proof.ledger(run),
-        hashes=proof.hashes(run, found),
-        commands=proof.commands(run),
-    )
+    return {
+        "label": run.label,
+        "headline": facts.headline(run),
+        "results": facts.key_results(run),
+        "problems": run.problems,
+        "inspection": found,
+        "test_note": confusion.note(run.result, found),
+        "matrix": confusion.matrix(score, names) if score else None,
+        "test_tables": [table for table in tables if table],
+        "traced": traced,
+        "trace_note": trace_note,
+        "circumstances": circumstances,
+        "circumstances_note": circumstances_note,
+        "dataset": facts.dataset_facts(run),
+        "ledger": proof.ledger(run),
+        "hashes": proof.hashes(run, found),
+        "commands": proof.commands(run),
+    }
 
 
 def render(runs: Sequence[RunRecords], inspections: Mapping[str, Inspection]) -> str:

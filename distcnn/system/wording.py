@@ -38,17 +38,22 @@ def duration(seconds: float) -> str:
 def table(rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
     """Rows as lines of aligned columns: the first ``left`` to the left, numbers to the right."""
     cells = list(rows)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
     return [aligned(row, widths, left) for row in cells]
 
 
 def aligned(row: Sequence[str], widths: Sequence[int], left: int = 1) -> str:
     """A line of a ``table`` with columns of these widths."""
-    padded = [
-        cell.ljust(width) if place < left else cell.rjust(width)
-        for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
+    padded = []
+    for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        space = " " * (width - width_of(cell))
+        padded.append(cell + space if place < left else space + cell)
     return "  ".join(padded).rstrip()
+
+
+def width_of(text: str) -> int:
+    """Columns of a terminal: Chinese characters, for one, take two."""
+    return len(text) + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
 
 
 def first_few(names: Iterable[object], most: int = 5) -> str:

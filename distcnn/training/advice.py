@@ -91,9 +91,10 @@ def warnings_of(schedule: RunSchedule) -> Iterator[str]:
     every = config.eval_every_epochs or config.epochs
     evaluations = -(-config.epochs // every)
     if config.patience and config.patience >= evaluations - 1:
+        smaller = "a smaller one, or " if config.patience > 1 else ""
         yield (
             f"--patience {config.patience} has no effect in a run of"
-            f" {counted(evaluations, 'evaluation')}: give a smaller one, or more --epochs"
+            f" {counted(evaluations, 'evaluation')}: give {smaller}more --epochs"
         )
     if config.trace_from > 0 and not config.trace:
         yield "--trace-from has no effect without --trace: leave it out"

@@ -106,14 +106,12 @@ class MetricsTable(GrowingFile):
         self, name: str, locate: Callable[[], Path], report: Report, columns: Sequence[str]
     ) -> None:
         super().__init__(name, locate, report)
-        self._columns = columns
-        self.begin_with(self._row(dict(zip(columns, columns, strict=True))))
+        self._columns, self._header = columns, dict(zip(columns, columns, strict=True))
+        self.begin_with(self._row(self._header))
 
     def restore(self, metrics: str) -> None:
         """Make the file hold exactly the lines of ``metrics``, the text of metrics.jsonl."""
-        header = dict(zip(self._columns, self._columns, strict=True))
-        lines = [header, *whole_lines(metrics)]
-        self.begin_with(b"".join(map(self._row, lines)))
+        self.begin_with(b"".join(map(self._row, [self._header, *whole_lines(metrics)])))
         self.append(b"")
 
     def add(self, values: dict[str, Any]) -> None:

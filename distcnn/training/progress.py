@@ -91,9 +91,7 @@ class Progress:
 class NoProgress(Progress):
     """Says nothing: for all ranks but rank 0."""
 
-    def start(
-        self, total_steps: int, steps_taken: int = 0, time_left: TimeLeft | None = None
-    ) -> None: ...
+    def start(self, *_: Any, **__: Any) -> None: ...
 
     def say(self, *lines: str) -> None: ...
 
@@ -105,9 +103,7 @@ class NoProgress(Progress):
 class QuietProgress(Progress):
     """Prints warnings, notices and the result."""
 
-    def start(
-        self, total_steps: int, steps_taken: int = 0, time_left: TimeLeft | None = None
-    ) -> None: ...
+    def start(self, *_: Any, **__: Any) -> None: ...
 
     def say(self, *lines: str) -> None:
         super().say(*(line for line in lines if line.startswith(("warning", "notice"))))

@@ -55,26 +55,25 @@ def read_cifar(path: Path, options: Options) -> Source:
         raise InputError(f"{path} does not hold CIFAR's files: {FETCH}")
     is_binary = any(name.endswith(".bin") for name in files)
     is_100 = "train" in files or "train.bin" in files
-    kind = "coarse" if options.coarse else "fine"
     if options.coarse and not is_100:
         raise InputError(f"{path} is CIFAR-10, which has no superclasses: leave --coarse out")
+    kind = ("coarse" if options.coarse else "fine") if is_100 else ""
     parts: dict[str, list[Examples]] = {"train": [], "test": []}
     for name in sorted(files):
         if re.match("data_batch|train|test", name):
             split = "test" if name.startswith("test") else "train"
             read = _read_binary if is_binary else _read_pickled
-            parts[split].append(read(f"{path}: {name}", files[name], kind if is_100 else ""))
+            parts[split].append(read(f"{path}: {name}", files[name], kind))
     if missing := [split for split, found in parts.items() if not found]:
         raise InputError(f"{path}: the {missing[0]} files are missing: {FETCH}")
-    names = _class_names(str(path), files, kind if is_100 else "")
+    names = _class_names(str(path), files, kind)
     examples = {split: join(found) for split, found in parts.items()}
-    note = f"{len(files)} files of CIFAR-{100 if is_100 else 10}"
-    if is_100:
-        note += (
-            ", labels of the 20 superclasses"
-            if options.coarse
-            else (", labels of the 100 classes (--coarse: of the 20 superclasses)")
-        )
+    labels = {
+        "": "CIFAR-10",
+        "coarse": "CIFAR-100, labels of the 20 superclasses",
+        "fine": "CIFAR-100, labels of the 100 classes (--coarse: of the 20 superclasses)",
+    }
+    note = f"{len(files)} files of {labels[kind]}"
     return Source("CIFAR", examples, dict(enumerate(names)), notes=[note])
 
 

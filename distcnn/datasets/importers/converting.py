@@ -82,11 +82,11 @@ def prepare(source: Source, options: Options, notify: Notify) -> Prepared:
     Raises:
         InputError: When something cannot be known, or the source is not an image set.
     """
-    examples = (
-        with_validation(source.examples, options, notify)
-        if not source.in_order
-        else source.examples
-    )
+    examples = source.examples
+    if not source.in_order:
+        examples = with_validation(examples, options, notify)
+    if "train" not in examples:
+        raise InputError("these are test images only: name the files of the training images too")
     if "test" in examples and options.test_fraction is not None and not source.in_order:
         raise InputError("--test-fraction is given, but the source has a test split: leave it out")
     labels = {split: part.labels for split, part in examples.items()}
@@ -100,15 +100,18 @@ def prepare(source: Source, options: Options, notify: Notify) -> Prepared:
     else:
         stacks = [part.images for part in examples.values()]
         form = find_form(stacks, options, source.transposed, notify)
-    train, splits = examples["train"], {}
+    images, own = examples["train"].images, codes["train"]
     if "test" not in examples:
-        for split, rows in cut(codes["train"], names, options, notify).items():
-            splits[split] = Chosen(train.images, codes["train"][rows], rows, form)
+        splits = {
+            split: Chosen(images, own[rows], rows, form)
+            for split, rows in cut(own, names, options, notify).items()
+        }
     else:
-        order = None if source.in_order else order_of(codes["train"], options, notify)
-        own = codes["train"] if order is None else codes["train"][order]
-        splits["train"] = Chosen(train.images, own, order, form)
-        splits["test"] = Chosen(examples["test"].images, codes["test"], None, form)
+        order = None if source.in_order else order_of(own, options, notify)
+        splits = {
+            "train": Chosen(images, own if order is None else own[order], order, form),
+            "test": Chosen(examples["test"].images, codes["test"], None, form),
+        }
     classes = max(len(names), *(int(chosen.codes.max()) + 1 for chosen in splits.values()))
     if classes == 1 and not source.in_order:
         notify("there is only one class, so there is nothing to distinguish")

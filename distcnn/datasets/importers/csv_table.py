@@ -11,11 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from distcnn.datasets.importers.idx import FAULTS, unpacked
+from distcnn.datasets.importers.idx import unpacked
 from distcnn.datasets.importers.named_arrays import split_of
 from distcnn.datasets.importers.source import (
     Array,
@@ -69,8 +68,6 @@ def read_csv(paths: Sequence[Path], options: Options) -> Source:
             f"{split} split: {path.name}, {len(parts[split][-1].labels):,} rows, {header}, labels"
             f" in {layout.label_name}"
         )
-    if "train" not in parts:
-        raise InputError(f"{paths[0]} is named as a test set: name the training set's file too")
     examples = {split: join(found) for split, found in parts.items()}
     is_emnist = all("emnist" in path.name.lower() for path in paths)
     return Source("CSV", examples, transposed=is_emnist, notes=notes)
@@ -110,9 +107,9 @@ def _by_header(
     path: Path, names: Sequence[str], wanted: str | None
 ) -> tuple[int | None, tuple[int, ...]]:
     """The label's column and those that hold no pixels, by the names of the columns."""
-    kinds = Counter(re.sub(r"[\d_x.]+", "#", name) for name in names)
-    pixels = kinds.most_common(1)[0][0]
-    others = [i for i, name in enumerate(names) if re.sub(r"[\d_x.]+", "#", name) != pixels]
+    kinds = [re.sub(r"[\d_x.]+", "#", name) for name in names]
+    pixels = Counter(kinds).most_common(1)[0][0]
+    others = [i for i, kind in enumerate(kinds) if kind != pixels]
     if wanted in (FIRST, LAST):
         label = 0 if wanted == FIRST else len(names) - 1
     elif wanted:
@@ -177,7 +174,6 @@ def _read(path: Path, layout: Layout) -> Examples:
             size += pixels.nbytes
             require_room(str(path), size)
             line += len(rows)
-    require_room(str(path), size)
     is_number = all(map(_is_number, labels))
     found = np.array(labels, np.float64) if is_number else np.array(labels)
     return Examples(str(path), ArrayStack(np.concatenate(images)), found)
@@ -186,18 +182,15 @@ def _read(path: Path, layout: Layout) -> Examples:
 def _parse(path: Path, rows: Sequence[str], layout: Layout, line: int) -> tuple[list[str], Array]:
     """Labels and pixels of some rows, of which the first is line ``line`` of the file."""
     labels, pixels = [], []
+    skipped = {layout.label, *layout.left_out}
     for number, row in enumerate(rows, line):
-        if row.count(layout.delimiter) != layout.columns - 1 or '"' in row:
-            fields = _fields(row, layout.delimiter)
-            if len(fields) != layout.columns:
-                raise InputError(
-                    f"{path}, line {number}: {counted(len(fields), 'column')} instead of"
-                    f" {layout.columns:,}: it is damaged"
-                )
-        else:
-            fields = row.split(layout.delimiter)
+        fields = _fields(row, layout.delimiter)
+        if len(fields) != layout.columns:
+            raise InputError(
+                f"{path}, line {number}: {counted(len(fields), 'column')} instead of"
+                f" {layout.columns:,}: it is damaged"
+            )
         labels.append(fields[layout.label].strip())
-        skipped = {layout.label, *layout.left_out}
         pixels.append(layout.delimiter.join(f for i, f in enumerate(fields) if i not in skipped))
     for kind in (np.uint8, np.int64, np.float64):
         try:
@@ -216,15 +209,12 @@ def _parse(path: Path, rows: Sequence[str], layout: Layout, line: int) -> tuple[
 
 def _lines(path: Path, held: ExitStack) -> Iterator[str]:
     """The lines of a file, gzipped or not, without empty ones."""
-    stream: BinaryIO = unpacked(held.enter_context(open_named(path)), held)
-    try:
-        while raw := stream.readline(MOST_LINE_BYTES):
-            if len(raw) == MOST_LINE_BYTES:
-                raise InputError(f"{path} has a line of more than {len(raw):,} bytes: not an image")
-            if text := raw.decode("utf-8-sig", "backslashreplace").strip():
-                yield text
-    except FAULTS as error:
-        raise InputError(f"{path} is damaged ({error}): fetch it again") from error
+    stream = unpacked(held.enter_context(open_named(path)), held)
+    while raw := stream.readline(MOST_LINE_BYTES):
+        if len(raw) == MOST_LINE_BYTES:
+            raise InputError(f"{path} has a line of more than {len(raw):,} bytes: not an image")
+        if text := raw.decode("utf-8-sig", "backslashreplace").strip():
+            yield text
 
 
 def _fields(line: str, delimiter: str) -> list[str]:

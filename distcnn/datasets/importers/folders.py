@@ -16,12 +16,7 @@ from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.importers.labels import natural
 from distcnn.datasets.importers.layout import find_layout
 from distcnn.datasets.importers.source import Examples, Notify, Options, Rows, Source
-from distcnn.datasets.importers.splits import (
-    DEFAULT_FRACTION,
-    require_fraction_and_seed,
-    shuffled,
-    split_off,
-)
+from distcnn.datasets.importers.splits import fraction_of, shuffled, split_off
 from distcnn.datasets.pictures import Picture, PictureForm, common_form, read_picture
 from distcnn.errors import InputError
 from distcnn.random_streams import FOLDER_ORDER
@@ -41,14 +36,6 @@ class Listing:
     def paths(self) -> list[Path]:
         """All images, those of ``train`` first."""
         return [path for split in SPLITS for path, _ in self.files[split]]
-
-    def counts(self) -> dict[str, list[int]]:
-        """How many images each class has in each split."""
-        count = len(self.class_names)
-        return {
-            split: np.bincount([label for _, label in files], minlength=count).tolist()
-            for split, files in self.files.items()
-        }
 
 
 CLASS_ORDERS: dict[str, Callable[[str], Any]] = {"natural": natural, "imagefolder": str}
@@ -81,25 +68,17 @@ class PictureStack:
             yield self.rows(np.arange(start, min(start + most, len(self.pictures))))
 
 
-def list_images(
-    folder: Path,
-    *,
-    test_fraction: float,
-    seed: int,
-    class_order: str,
-    warn: Notify,
-    validation_split: str | None = "drop",
-) -> Listing:
-    """Find the images in ``folder``, and divide and shuffle them: a function of names and ``seed``.
+def list_images(folder: Path, options: Options, warn: Notify) -> Listing:
+    """Find the images in ``folder``, and divide and shuffle them: a function of names and seed.
 
-    ``test_fraction`` is the share of each class that becomes the test set, if there is none.
-    Otherwise like ``find_layout``.
+    ``warn`` gets a line for each guess, and for what is left out.
     """
-    require_fraction_and_seed(test_fraction, seed)
-    train, test = find_layout(folder, warn, validation_split)
+    seed = options.seed
+    fraction = fraction_of(options)
+    train, test = find_layout(folder, warn, options.validation_split)
     if test is None:
-        train, test = split_off(train, test_fraction, seed, warn)
-    class_names = sorted(train, key=CLASS_ORDERS[class_order])
+        train, test = split_off(train, fraction, seed, warn)
+    class_names = sorted(train, key=CLASS_ORDERS[options.class_order])
     files = {}
     for index, (split, classes) in enumerate(zip(SPLITS, (train, test), strict=True)):
         listed = [
@@ -117,21 +96,8 @@ def list_images(
 
 def read_folder(folder: Path, options: Options, warn: Notify) -> Source:
     """A folder of class folders of images as a source."""
-    fraction = DEFAULT_FRACTION if options.test_fraction is None else options.test_fraction
-    listing = list_images(
-        folder,
-        test_fraction=fraction,
-        seed=options.seed,
-        class_order=options.class_order,
-        warn=warn,
-        validation_split=options.validation_split,
-    )
+    listing = list_images(folder, options, warn)
     form = common_form(listing.paths(), options.size, options.grayscale, options.background, warn)
-    return source_of(listing, form)
-
-
-def source_of(listing: Listing, form: PictureForm) -> Source:
-    """The listed images as a source."""
     transparent: list[Picture] = []
     examples = {}
     for split, files in listing.files.items():

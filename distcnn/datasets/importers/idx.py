@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import SPLITS, by
-from distcnn.datasets.importers.source import Examples, Rows, Source, require_room
+from distcnn.datasets.importers.source import Examples, Rows, Source, damage_named, require_room
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
 
@@ -90,10 +90,8 @@ class IdxReader:
         return InputError(f"{self.name} {what}: it is damaged, fetch it again")
 
     def _read(self, count: int) -> bytes:
-        try:
+        with damage_named(self.name):
             data = self._stream.read(count)
-        except FAULTS as error:
-            raise InputError(f"{self.name} is damaged ({error}): fetch it again") from error
         self._taken += len(data)
         return data
 
@@ -102,11 +100,8 @@ class IdxReader:
 def open_idx(path: str | Path) -> Iterator[IdxReader]:
     """Open an IDX file, gzipped or not. Raises ``InputError`` as ``IdxReader``."""
     with ExitStack() as held:
-        file = held.enter_context(open_named(path))
-        try:
-            stream = unpacked(file, held)
-        except FAULTS as error:
-            raise InputError(f"{path} is damaged ({error}): fetch it again") from error
+        with damage_named(path):
+            stream = unpacked(held.enter_context(open_named(path)), held)
         yield IdxReader(stream, str(path))
 
 
@@ -214,6 +209,12 @@ def read_idx(paths: Mapping[tuple[str, str], Path]) -> dict[str, Examples]:
 
     ``InputError`` for files that are damaged or do not match.
     """
+    for split, part in _parts():
+        if (split, part) not in paths and any(split == other for other, _ in paths):
+            raise InputError(
+                f"the IDX file with the {split} {part} is missing: name it too, or the folder that"
+                " holds all four"
+            )
     return {
         split: _read_pair(*(paths[split, part] for part in PARTS))
         for split in dict.fromkeys(split for split, _ in paths)
@@ -241,10 +242,8 @@ def read_idx_source(paths: Sequence[Path]) -> Source:
     ``emnist-*-mapping.txt`` beside them names the classes.
     """
     if len(paths) == 1 and paths[0].is_dir():
-        found = {
-            part: find_part(paths[0], *part, "as SOURCE, with the others of its set")
-            for part in _parts()
-        }
+        remedy = "as SOURCE, with the others of its set"
+        found = {part: find_part(paths[0], *part, remedy) for part in _parts()}
     else:
         found = {}
         for path in paths:
@@ -252,35 +251,21 @@ def read_idx_source(paths: Sequence[Path]) -> Source:
             if key in found:
                 raise InputError(f"{found[key]} and {path} are the same part of a set: name one")
             found[key] = path
-        for split in {split for split, _ in found}:
-            for part in PARTS:
-                if (split, part) not in found:
-                    raise InputError(
-                        f"the IDX file with the {split} {part} is missing: name it too, or the"
-                        " folder that holds all four"
-                    )
-    first = found["train", "images"] if ("train", "images") in found else next(iter(found.values()))
+    first = next(iter(found.values()))
     emnist = re.match(r"emnist-[a-z]+", first.name, re.IGNORECASE)
     mapping = first.with_name(f"{emnist[0]}-mapping.txt") if emnist else first
     classes = read_mapping(mapping) if emnist and mapping.exists() else {}
     notes = [f"{split} {part}: {path}" for (split, part), path in found.items()]
     notes += [f"class names: {mapping}"] if classes else []
-    examples = read_idx(found)
-    if set(examples) == {"test"}:
-        raise InputError(f"{first} is a test set: name the files of the training set too")
-    return Source("IDX files", examples, classes, transposed=bool(emnist), notes=notes)
+    return Source("IDX files", read_idx(found), classes, transposed=bool(emnist), notes=notes)
 
 
 def read_mapping(path: Path) -> dict[int, str]:
     """EMNIST's names of classes: lines of a label and the codes of its characters."""
     with open_named(path) as file:
         lines = file.read(PIECE_BYTES).decode("ascii", "replace").splitlines()
-    try:
+    with damage_named(path, "restore it, or remove it"):
         return names_of_codes([[int(word) for word in line.split()] for line in lines])
-    except (ValueError, OverflowError) as error:
-        raise InputError(
-            f"{path} does not hold a label and characters' codes on each line: remove or restore it"
-        ) from error
 
 
 def names_of_codes(rows: Sequence[Sequence[int]]) -> dict[int, str]:

@@ -25,25 +25,15 @@ from distcnn.system.files import open_named
 HEADER_BYTES = 128
 BYTE_ORDERS = {b"IM": "<", b"MI": ">"}
 MATRIX, COMPRESSED = 14, 15
-STORED = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-}
+STORED = dict(enumerate(("i1", "u1", "i2", "u2", "i4", "u4", "f4"), 1)) | {9: "f8"}
+STORED |= {12: "i8", 13: "u8"}
 """Types of elements with numbers. A matrix may be stored in a smaller type than its own."""
 STRUCT = 2
 CLASSES = dict(enumerate(("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"), 6))
 """Types of matrices of numbers."""
 COMPLEX = 0x0800
 MOST_NESTED = 10
-SVHN_SHAPE, SVHN_LABELS = (32, 32, 3), range(1, 11)
+SVHN_SHAPE, SVHN_LABELS = (32, 32, 3), set(range(1, 11))
 
 
 def read_mat(paths: Sequence[Path], options: Options) -> Source:
@@ -52,7 +42,7 @@ def read_mat(paths: Sequence[Path], options: Options) -> Source:
     source = source_of("MATLAB", arrays, options, transposed=None)
     if all("emnist" in path.name.lower() for path in paths):
         return replace(source, transposed=True, classes=_mapped(arrays))
-    return source if not is_svhn(source) else as_svhn(source)
+    return _as_svhn(source)
 
 
 def _mapped(arrays: Sequence[NamedArray]) -> dict[int, str]:
@@ -62,17 +52,13 @@ def _mapped(arrays: Sequence[NamedArray]) -> dict[int, str]:
     return idx.names_of_codes([[int(code) for code in row] for row in rows])
 
 
-def is_svhn(source: Source) -> bool:
-    """Whether a source looks like the cropped digits of SVHN: 32x32x3, labels 1 to 10."""
-    return all(
-        part.images.shape[1:] == SVHN_SHAPE
-        and set(np.unique(part.labels).tolist()) <= set(SVHN_LABELS)
-        for part in source.examples.values()
-    ) and any(10 in part.labels for part in source.examples.values())
-
-
-def as_svhn(source: Source) -> Source:
-    """SVHN's label 10 is the digit 0."""
+def _as_svhn(source: Source) -> Source:
+    """With label 10 as the digit 0, if it looks like SVHN's cropped digits."""
+    parts = source.examples.values()
+    labels = {label for part in parts for label in np.unique(part.labels).tolist()}
+    is_shape = all(part.images.shape[1:] == SVHN_SHAPE for part in parts)
+    if not (is_shape and 10 in labels and labels <= SVHN_LABELS):
+        return source
     classes = {10: "0", **{label: str(label) for label in range(1, 10)}}
     note = "32x32x3 images with labels 1 to 10, as in SVHN: label 10 is the digit 0"
     return replace(source, classes=classes, notes=[*source.notes, note])

@@ -218,7 +218,6 @@ def _pair(images: NamedArray, labels: NamedArray) -> Examples:
             pixels = pixels if pixels.shape[0] == len(found) else np.moveaxis(pixels, -1, 0)
     if pixels.ndim < 2 or len(pixels) != len(found) or not len(found):
         raise InputError(
-            f"{images.file}: {images} and {labels} do not belong together: there must be one label"
-            " for each image"
+            f"{images} and {labels} do not belong together: there must be one label for each image"
         )
     return Examples(f"{images.file}: {images.name}", ArrayStack(pixels), found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -36,7 +36,7 @@ def arrays_of(path: Path) -> list[NamedArray]:
 
 def _array(path: Path) -> NamedArray:
     """A ``.npy`` file, named as the file is."""
-    return _named(path, path.stem, "", lambda: open_named(path), path.stat().st_size, None)
+    return _named(path, path.stem, "", partial(open_named, path), path.stat().st_size, None)
 
 
 def _members(path: Path) -> Iterator[NamedArray]:
@@ -63,19 +63,14 @@ def _named(
     path: Path,
     name: str,
     stem: str,
-    open_file: Callable[[], object],
+    open_file: Callable[[], AbstractContextManager[IO[bytes]]],
     size: int | None,
     stored: int | None,
 ) -> NamedArray:
     """Read an array's header. Its data are ``size`` bytes, or compressed to ``stored`` bytes."""
     shown = printable(f"{path}: {name}" if stem else str(path))
 
-    def load() -> Array:
-        with damage_named(shown), open_file() as file:  # type: ignore[attr-defined]
-            found: Array = np.lib.format.read_array(file, allow_pickle=False)
-        return found
-
-    with damage_named(shown), open_file() as file:  # type: ignore[attr-defined]
+    with damage_named(shown), open_file() as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0
         shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
@@ -83,13 +78,15 @@ def _named(
     if size is not None and needed > size and not dtype.hasobject:
         raise InputError(f"{shown} claims {needed:,} bytes, but only {size:,} are there: damaged")
 
-    def checked() -> Array:
+    def load() -> Array:
         if dtype.hasobject:
             raise InputError(
                 f"{shown} holds pickled Python objects, which may run code: they are not read; save"
                 " it as an array of numbers or text"
             )
         require_room(shown, needed, stored)
-        return load()
+        with damage_named(shown), open_file() as file:
+            found: Array = np.lib.format.read_array(file, allow_pickle=False)
+        return found
 
-    return NamedArray(stem, name, shape, dtype, checked)
+    return NamedArray(stem, name, shape, dtype, load)

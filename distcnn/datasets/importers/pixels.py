@@ -79,18 +79,15 @@ def find_form(
         )
     if options.transpose is not None:
         transposed = options.transpose
-    if transposed is None:
-        if len(stored) > 1:
-            transposed = False
-        else:
-            raise InputError(
-                f"the images are rows of {stored[0]:,} pixels, which MATLAB stores column by"
-                " column and other programs row by row: give --transpose or --no-transpose (look at"
-                " the result with --preview FILE.png)"
-            )
-    elif transposed:
+    if transposed is None and len(stored) == 1:
+        raise InputError(
+            f"the images are rows of {stored[0]:,} pixels, which MATLAB stores column by column and"
+            " other programs row by row: give --transpose or --no-transpose (look at the result"
+            " with --preview FILE.png)"
+        )
+    if transposed:
         notify("rows and columns are swapped in the source: images are turned upright")
-    return Form(shape, channels_first, transposed, _scale(stacks, options, notify))
+    return Form(shape, channels_first, bool(transposed), _scale(stacks, options, notify))
 
 
 def _layout(
@@ -107,11 +104,9 @@ def _layout(
                 f"--image-size is {by(shape)}, {math.prod(shape):,} values, but an image has"
                 f" {stored[0]:,}"
             )
-        if len(shape) == 3 and options.layout == "NCHW":
-            shape = (shape[2], *shape[:2])
-        notify(f"each row of {stored[0]:,} pixels is an image of {by(shape)}")
         first = len(shape) == 3 and options.layout == "NCHW"
-        return shape, first
+        notify(f"each row of {stored[0]:,} pixels is an image of {by(shape)}")
+        return (shape[2], *shape[:2]) if first else shape, first
     if len(shape) == 2:
         return shape, False
     if len(shape) != 3:

@@ -10,7 +10,7 @@ from distcnn.datasets.importers.cifar import is_cifar, read_cifar
 from distcnn.datasets.importers.csv_table import read_csv
 from distcnn.datasets.importers.folders import read_folder
 from distcnn.datasets.importers.hdf5_arrays import read_hdf5
-from distcnn.datasets.importers.idx import FAULTS, find_idx, read_idx_source, unpacked
+from distcnn.datasets.importers.idx import find_idx, read_idx_source, unpacked
 from distcnn.datasets.importers.labels import natural
 from distcnn.datasets.importers.mat import read_mat
 from distcnn.datasets.importers.npz import read_npz
@@ -87,11 +87,8 @@ def kind_of(path: Path) -> str:
     """The format of a file or folder. ``InputError`` if it is none that is known."""
     if path.is_dir():
         return _kind_of_folder(path)
-    try:
-        with ExitStack() as held:
-            head = unpacked(held.enter_context(open_named(path)), held).read(HEAD_BYTES)
-    except FAULTS as error:
-        raise InputError(f"{path} is damaged ({error}): fetch it again") from error
+    with damage_named(path), ExitStack() as held:
+        head = unpacked(held.enter_context(open_named(path)), held).read(HEAD_BYTES)
     if not head:
         raise InputError(f"{path} is empty: name a file of {KNOWN}")
     return _kind_of_content(path, head)
@@ -130,8 +127,8 @@ def _kind_of_content(path: Path, head: bytes) -> str:
 
 def _kind_of_folder(folder: Path) -> str:
     try:
-        names = [path.name for path in folder.iterdir() if path.is_file()]
-        if is_cifar(names):
+        paths = list(folder.iterdir())
+        if is_cifar([path.name for path in paths if path.is_file()]):
             return CIFAR
         if any(find_idx(folder, "train", part) for part in ("images", "labels")):
             return IDX
@@ -141,7 +138,7 @@ def _kind_of_folder(folder: Path) -> str:
             f"{folder} cannot be read ({error.strerror}): check its permissions"
         ) from error
     kinds = {SUFFIX_KINDS[path.suffix.lower()] for path in files}
-    has_folders = any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
+    has_folders = any(path.is_dir() and not path.name.startswith(".") for path in paths)
     if not kinds or (has_folders and kinds != {PARQUET}):
         return FOLDER
     if len(kinds) > 1:

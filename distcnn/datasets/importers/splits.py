@@ -22,12 +22,16 @@ T = TypeVar("T")
 DEFAULT_FRACTION = 0.2
 
 
-def require_fraction_and_seed(test_fraction: float, seed: int) -> None:
-    """Raise ``InputError`` unless the user's values are in range."""
-    if not 0 < test_fraction < 1:
-        raise InputError(f"--test-fraction is {test_fraction:g}: it must be above 0 and below 1")
-    if not 0 <= seed <= MAX_SEED:
-        raise InputError(f"--seed is {seed}: it must be 0 to {MAX_SEED}")
+def fraction_of(options: Options) -> float:
+    """The part of each class that becomes the test split. ``InputError`` if it or the seed is not
+    in range.
+    """
+    fraction = DEFAULT_FRACTION if options.test_fraction is None else options.test_fraction
+    if not 0 < fraction < 1:
+        raise InputError(f"--test-fraction is {fraction:g}: it must be above 0 and below 1")
+    if not 0 <= options.seed <= MAX_SEED:
+        raise InputError(f"--seed is {options.seed}: it must be 0 to {MAX_SEED}")
+    return fraction
 
 
 def shuffled(count: int, seed: int, purpose: int, index: int) -> Rows:
@@ -84,8 +88,7 @@ def cut(
 
     A fraction of each class becomes the test split; both are in random order.
     """
-    fraction = DEFAULT_FRACTION if options.test_fraction is None else options.test_fraction
-    require_fraction_and_seed(fraction, options.seed)
+    fraction = fraction_of(options)
     by_class = {
         f"{code} {names[code]}" if names else str(code): np.flatnonzero(codes == code).tolist()
         for code in np.unique(codes)
@@ -111,6 +114,6 @@ def order_of(codes: NDArray[np.int64], options: Options, notify: Notify) -> Rows
     """A random order for training examples that are sorted by class; None to keep theirs."""
     if len(codes) < 2 or (np.diff(codes) < 0).any() or codes[0] == codes[-1]:
         return None
-    require_fraction_and_seed(DEFAULT_FRACTION, options.seed)
+    fraction_of(options)
     notify(f"the training images are sorted by class: shuffled (--seed {options.seed})")
     return shuffled(len(codes), options.seed, FOLDER_ORDER, 0)

@@ -77,6 +77,7 @@ def test_an_interrupted_conversion_keeps_the_older_file(tmp_path: Path, number: 
         assert not list(tmp_path.glob(".out.h5*"))
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_mnist_is_the_same_set_from_npz_and_csv(tmp_path: Path) -> None:
     data = HDF5Dataset(MNIST)

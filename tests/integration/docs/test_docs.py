@@ -74,30 +74,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def read(page: Path, folder: Path, image_set: Path, *, slow: bool) -> None:
-    """Follow ``page`` in a fresh checkout, with or without its slow blocks."""
+@pytest.mark.mpi
+@pages(*(page for page in PAGES if any(block.is_run for block in BLOCKS[page])))
+def test_a_page_does_what_it_says(
+    page: Path, tmp_path: Path, digits: Path, request: pytest.FixtureRequest
+) -> None:
+    """In a fresh checkout; with its slow blocks unless slow tests are left out."""
     if any("mpirun" in block.text for block in BLOCKS[page]):
         mpi_launcher()
-    checkout(folder, image_set)
-    reader = Reader(folder, clean_environment())
+    slow = "not slow" not in request.config.getoption("markexpr")
+    checkout(tmp_path, digits)
+    reader = Reader(tmp_path, clean_environment())
     for block in BLOCKS[page]:
         if slow or not block.is_slow:
             reader.follow(block)
-
-
-@pytest.mark.mpi
-@pages(*(page for page in PAGES if any(b.is_run and not b.is_slow for b in BLOCKS[page])))
-def test_a_page_does_what_it_says(page: Path, tmp_path: Path, digits: Path) -> None:
-    read(page, tmp_path, digits, slow=False)
-
-
-@pytest.mark.mpi
-@pytest.mark.slow
-@pages(*(page for page in PAGES if any(block.is_slow for block in BLOCKS[page])))
-def test_a_page_with_slow_blocks_does_what_it_says(
-    page: Path, tmp_path: Path, digits: Path
-) -> None:
-    read(page, tmp_path, digits, slow=True)
 
 
 @pages()

@@ -16,9 +16,8 @@ from PIL import Image
 
 from distcnn.datasets import pictures, read_examples, read_info
 from distcnn.datasets.importers.converting import prepare
-from distcnn.datasets.importers.folders import list_images, source_of, warn_of_transparency
+from distcnn.datasets.importers.folders import read_folder, warn_of_transparency
 from distcnn.datasets.importers.source import Options
-from distcnn.datasets.pictures import common_form
 from distcnn.errors import InputError
 
 
@@ -59,16 +58,10 @@ def make_set(
     ``said`` takes the warnings.
     """
     warn, folder = ([] if said is None else said).append, options.pop("folder", tmp_path / "in")
-    listed = {"test_fraction": 0.25, "seed": 0, "class_order": "natural"}
-    listed |= {key: options.pop(key) for key in listed if key in options}
-    listing = list_images(folder, warn=warn, **listed)
-    options = {"size": None, "grayscale": False, "background": "white", "name": "set"} | options
-    form = common_form(
-        listing.paths(), options["size"], options["grayscale"], options["background"], warn
-    )
-    output_path = tmp_path / output
-    source = source_of(listing, form)
-    prepare(source, Options(), warn).write(output_path, options["name"], f"images in {folder}")
+    name, output_path = options.pop("name", "set"), tmp_path / output
+    options = {"test_fraction": 0.25, "validation_split": "drop"} | options
+    source = read_folder(folder, Options(**options), warn)
+    prepare(source, Options(), warn).write(output_path, name, f"images in {folder}")
     warn_of_transparency(source, warn)
     info = read_info(output_path)
     found = {

@@ -60,9 +60,7 @@ def test_a_gzip_file_cut_off_anywhere_is_refused(tmp_path: Path, idx: ToIdx) -> 
         with pytest.raises(
             InputError,
             match=(
-                r"images\.gz is damaged \(.*fetch it again"
-                if length >= 2
-                else r"images\.gz is not an IDX file"
+                r"images\.gz is damaged \(" if length >= 2 else r"images\.gz is not an IDX file"
             ),
         ):
             read_idx(path)

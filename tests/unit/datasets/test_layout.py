@@ -5,12 +5,14 @@ ambiguous folders are refused.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from distcnn.datasets.importers.folders import Listing, list_images
 from distcnn.datasets.importers.layout import Classes, find_layout
+from distcnn.datasets.importers.source import Options
 from distcnn.errors import InputError
 
 
@@ -38,7 +40,10 @@ def listing(
     folder: Path, class_order: str = "natural", seed: int = 0, said: list[str] | None = None
 ) -> Listing:
     warn = (said if said is not None else []).append
-    return list_images(folder, test_fraction=0.34, seed=seed, class_order=class_order, warn=warn)
+    options = Options(
+        test_fraction=0.34, seed=seed, class_order=class_order, validation_split="drop"
+    )
+    return list_images(folder, options, warn)
 
 
 def counts(classes: Classes | None) -> dict[str, int] | None:
@@ -241,7 +246,9 @@ def test_which_images_are_for_testing_depends_on_names_and_seed_alone_and_never_
 def test_counts_are_by_class_and_split_and_small_classes_are_reported(tmp_path: Path) -> None:
     said: list[str] = []
     make(tmp_path / "in", "a/{}.png", "b/{}.png", "b/{}.jpg", "c/x.png")
-    assert listing(tmp_path / "in", said=said).counts() == {"train": [2, 4, 1], "test": [1, 2, 0]}
+    found = listing(tmp_path / "in", said=said)
+    counted = {split: Counter(label for _, label in files) for split, files in found.files.items()}
+    assert counted == {"train": {0: 2, 1: 4, 2: 1}, "test": {0: 1, 1: 2}}
     assert said == ["no test image for classes with only one image: c"]
     listing(make(tmp_path / "one", "only/{}.png"), said=said)
     assert "'only'" in said[-1]

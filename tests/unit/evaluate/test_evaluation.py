@@ -15,7 +15,7 @@ import distcnn as dc
 from distcnn.distributed import Communicator
 from distcnn.evaluate.__main__ import parse
 from distcnn.evaluate.evaluation import Evaluated, evaluate
-from distcnn.evaluate.output import as_json, as_text, confused_pairs, draw_mistakes
+from distcnn.evaluate.output import as_json, as_text, draw_mistakes, shortened, table
 from distcnn.score import Score
 from tests.conftest import MakeImageSet
 
@@ -134,9 +134,9 @@ def test_other_data_are_noticed(copy: Path, image_set: MakeImageSet, tmp_path: P
 
 
 def test_a_set_that_does_not_fit_is_refused(copy: Path, image_set: MakeImageSet) -> None:
-    with pytest.raises(dc.InputError, match=r"\(1, 28, 28\).*size"):
+    with pytest.raises(dc.InputError, match=r"1x30x28.*trained on images of 1x28x28"):
         found(copy, image_set(shape=(30, 28)))
-    with pytest.raises(dc.InputError, match=r"classes of 9.*10"):
+    with pytest.raises(dc.InputError, match=r"9 classes.*10 classes"):
         found(copy, image_set(classes=9))
 
 
@@ -189,9 +189,20 @@ def test_many_classes_show_confusions_instead_of_a_matrix(
     confusion = np.zeros((21, 21), np.int64)
     confusion[3, 20], confusion[7, 7], confusion[1, 0] = 5, 9, 2
     score = Score(confusion, 0.5, ())
-    assert confused_pairs(score) == [(5, 3, 20), (2, 1, 0)]
+    assert score.confusions(9) == [(3, 20, 5), (1, 0, 2)]
     lines = as_text(Evaluated(**{**vars(named), "score": score}))
     assert [line.split() for line in lines[-2:]] == [["3", "20", "5"], ["1", "0", "2"]]
+
+
+def test_long_and_wide_names_fit_a_table(run: Path) -> None:
+    assert shortened("maple leaf, the autumn one") == "maple leaf,…e autumn one"
+    assert table([["数字", "1"], ["abcd", "22"]]) == ["数字   1", "abcd  22"]
+    own = found(run)
+    named = Evaluated(**{**vars(own), "class_names": tuple(f"long name {n}" for n in range(10))})
+    lines = as_text(named)
+    head = next(at for at, line in enumerate(lines) if line.startswith("confusion matrix")) + 1
+    assert lines[head].split() == list(map(str, range(10)))
+    assert lines[head + 1].startswith("0 long name 0  ")
 
 
 def test_the_json_document_has_all_numbers(run: Path) -> None:
@@ -222,5 +233,7 @@ def test_the_picture_shows_the_worst(
 def test_flags_are_checked_first(tmp_path: Path) -> None:
     with pytest.raises(dc.InputError, match="no such folder"):
         parse(["run", "--picture", str(tmp_path / "no" / "x.png")])
+    with pytest.raises(dc.InputError, match=r"x\.txt must end in \.png"):
+        parse(["run", "--picture", str(tmp_path / "x.txt")])
     with pytest.raises(dc.InputError, match="--weights"):
         parse(["run", "--weights", "first"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import random
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,9 @@ from distcnn.architecture import describe
 from distcnn.checkpoints.weights import encode_weights
 from distcnn.errors import InputError
 from distcnn.interop import ForeignWeights, fit, read_foreign
+from distcnn.interop.npz import encode_npz
+from distcnn.interop.pytorch import encode_state_dict
+from distcnn.interop.safetensors_files import encode_safetensors
 from distcnn.models import MODELS
 from tests.support.interop_fixtures import (
     MNIST,
@@ -152,6 +157,20 @@ def test_other_floats_become_float32(dtype: str, tmp_path: Path) -> None:
     assert values.dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F64"])
+def test_safetensors_of_other_floats_become_float32(dtype: str, tmp_path: Path) -> None:
+    values = np.array([[1.5, -0.25], [3.0, 2.0**-9]], np.float32)  # exact in all of them
+    raw = {
+        "F16": values.astype("<f2").tobytes(),
+        "BF16": (values.view("<u4") >> 16).astype("<u2").tobytes(),
+        "F64": values.astype("<f8").tobytes(),
+    }[dtype]
+    header = json.dumps({"w": {"dtype": dtype, "shape": [2, 2], "data_offsets": [0, len(raw)]}})
+    content = len(header).to_bytes(8, "little") + header.encode() + raw
+    arrays = read_foreign(written(tmp_path / "a.safetensors", content)).weights.arrays
+    assert np.array_equal(arrays["w"], values)
+
+
 # -- Keras
 
 
@@ -236,6 +255,15 @@ def keras_3(values: list[Array]) -> bytes:
     return memory.getvalue()
 
 
+def keras_zip(weights: bytes) -> bytes:
+    """A whole model as Keras 3 writes it: mine.keras."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name, content in {"config.json": b"{}", "model.weights.h5": weights}.items():
+            archive.writestr(name, content)
+    return memory.getvalue()
+
+
 def theano(values: list[Array]) -> list[Array]:
     """The same network in Theano's ordering: kernels (out, in, height, width), turned around;
     images flattened channels first.
@@ -260,9 +288,10 @@ def npz(values: list[Array]) -> bytes:
         (keras_1(theano(keras_values()), backend="theano"), ".h5"),
         (keras_2(keras_values()), ".hdf5"),
         (keras_3(keras_values()), ".weights.h5"),
+        (keras_zip(keras_3(keras_values())), ".keras"),
         (npz(keras_values()), ".npz"),
     ],
-    ids=["Keras 1", "Keras 1 with Theano", "Keras 2", "Keras 3", "get_weights"],
+    ids=["Keras 1", "Keras 1, Theano", "Keras 2", "Keras 3", "Keras 3's model", "get_weights"],
 )
 def test_kerass_mnist_example_computes_the_same(
     content: bytes, suffix: str, tmp_path: Path
@@ -362,6 +391,48 @@ def test_what_cannot_be_read_is_one_line(case: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=name) as caught:
         read_foreign(path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """``content`` cut, with bits flipped, or with a huge number somewhere."""
+    made, place = bytearray(content), rng.randrange(len(content))
+    match rng.randrange(3):
+        case 0:
+            del made[place:]
+        case 1:
+            for _ in range(rng.randrange(1, 8)):
+                made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
+        case 2:
+            made[place : place + 8] = rng.choice([2**60, 2**63, 2**32 - 1]).to_bytes(8, "little")
+    return bytes(made)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras", ".npz", ".safetensors", ".onnx", ".pt"])
+def test_damaged_files_are_read_or_one_line(suffix: str, tmp_path: Path) -> None:
+    model = nn.Sequential([nn.Conv2d(2, 5), nn.Flatten(), nn.Dense(10)])
+    values = {name: array[..., :4] for name, array in values_for(model).items()}
+    facts = {"class_names": ["a", "b"], "mean": [0.1], "std": [0.3], "distcnn": "0"}
+    if suffix == ".pt":
+        torch_or_skip()
+    content = {
+        ".h5": lambda: encode_weights(values, {"class_names": ["a", "b"], "mean": [0.1]}),
+        ".keras": lambda: keras_zip(keras_3(list(values.values()))),
+        ".npz": lambda: encode_npz(values, facts),
+        ".safetensors": lambda: encode_safetensors(values, facts),
+        ".onnx": lambda: mnist_8(list(values_for(mnist_8_model()).values())).SerializeToString(),
+        ".pt": lambda: encode_state_dict(values),
+    }[suffix]()
+    rng, refusals = random.Random(1), list[str]()
+    for _ in range(200):
+        path = written(tmp_path / f"a{suffix}", damaged(content, rng))
+        try:
+            weights = read_foreign(path).weights
+        except InputError as error:
+            refusals.append(str(error))
+        else:
+            assert all(np.isfinite(array).all() for array in weights.arrays.values())
+    assert refusals
+    assert all(len(text.splitlines()) == 1 for text in refusals)
 
 
 def external_data() -> bytes:

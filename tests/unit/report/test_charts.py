@@ -42,6 +42,9 @@ def test_several_runs_differ_in_colour_and_kinds_in_dashes(make_records: MakeRec
     keys = {key.name: key for key in legend(runs)}
     assert keys["a"].colour != keys["b"].colour
     assert keys["training"].dash != keys["test"].dash
+    assert keys["training"].marker != keys["test"].marker
+    many = legend([make_records(str(number), loss=[(1, 0.5)]) for number in range(12)])[:12]
+    assert len({(key.colour, key.width) for key in many}) == 12
 
 
 @pytest.mark.parametrize("loss", [0.0, -1.0, 1e-300, 1e300])

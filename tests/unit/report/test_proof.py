@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,11 @@ def test_runs_are_compared_step_by_step(make_records: MakeRecords) -> None:
     [told] = agreement([one, make_records("c", [weights(1, "x")])])
     assert "the same weights, bit for bit" in told
     assert agreement([one, make_records("d", [])]) == []
+    [told] = agreement([one, make_records("e", [weights(1, "q")])])
+    assert "different at step 1" in told
+    other_seed = make_records("f", [weights(1, "q")])
+    configured = [replace(one, config=Config()), replace(other_seed, config=Config(seed=1))]
+    assert agreement(configured) == [], "as is to be expected"
 
 
 @pytest.mark.parametrize(

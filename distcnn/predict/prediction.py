@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,27 +48,36 @@ def predict(
         Whether all could be read.
     """
     inputs = on_root(communicator, lambda: find_inputs(files, split, fitting))
-    world_size, rank = communicator.world_size, communicator.rank
-    microbatches = -(-len(inputs) // (network.microbatch_size * world_size))
-    size = network.microbatch_size * min(MOST_MICROBATCHES, max(1, microbatches))
     printer = Printer(form, inputs)
     going = on_root(communicator, printer.begin)
     work = partial(compute, network, fitting, inputs, form.top)
-    for start in range(0, len(inputs), size * world_size):
+    for spans in shares(len(inputs), network.microbatch_size, communicator.world_size):
         if not going:  # nobody reads any more
             break
-        first = min(start + rank * size, len(inputs))
-        span = range(first, min(first + size, len(inputs)))
+        span = spans[communicator.rank]
         done = together(communicator, partial(work, span))
         parts = communicator.gather(done) or []
         going = on_root(communicator, partial(printer.add, parts))
     return on_root(communicator, lambda: printer.end(fitting))
 
 
+def shares(images: int, microbatch_size: int, world_size: int) -> Iterator[list[range]]:
+    """What each rank predicts, as evenly as can be, in rounds of a few microbatches."""
+    rounds = -(-images // (MOST_MICROBATCHES * microbatch_size * world_size))
+    parts = rounds * world_size
+    bounds = [images * part // parts for part in range(parts)] + [images]
+    for first in range(0, parts, world_size):
+        yield [range(*bounds[part : part + 2]) for part in range(first, first + world_size)]
+
+
 def compute(network: Network, fitting: Fitting, inputs: Inputs, top: int, span: range) -> Done:
-    """Predict the images ``span``."""
+    """Predict the images ``span``, in the microbatches of all images: this part may begin in the
+    middle of one.
+    """
     part = inputs.load(span, fitting)
-    probabilities = network.predict(part.images)
+    before = span.start % network.microbatch_size
+    blank = np.zeros((before, *part.images.shape[1:]), np.uint8)
+    probabilities = network.predict(np.concatenate([blank, part.images]))[before:]
     if not np.isfinite(probabilities).all():
         raise InputError(
             f"the network's outputs for {part.names[0]} and the pictures after it are not finite:"

@@ -17,6 +17,7 @@ import distcnn as dc
 from distcnn.datasets.inputs import Inputs, Source, find_inputs
 from distcnn.distributed import Communicator
 from distcnn.predict.__main__ import parse, predict_command
+from distcnn.predict.prediction import MOST_MICROBATCHES, shares
 from tests.conftest import MakeImageSet
 from tests.support.interop_fixtures import some_images
 
@@ -248,3 +249,15 @@ def test_flags_are_checked_first() -> None:
         parse(["run", "x.png", "--top", "0"])
     with pytest.raises(dc.InputError, match="FILE"):
         parse(["run"])
+
+
+@pytest.mark.parametrize("images", [0, 1, 10, 300, 5000])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_images_are_spread_evenly_over_the_ranks(images: int, world_size: int) -> None:
+    rounds = list(shares(images, 16, world_size))
+    spans = [span for spans in rounds for span in spans]
+    assert [index for span in spans for index in span] == list(range(images))
+    assert all(len(spans) == world_size for spans in rounds)
+    assert max(map(len, spans), default=0) <= 16 * MOST_MICROBATCHES
+    lengths = {len(span) for span in spans}
+    assert max(lengths, default=0) - min(lengths, default=0) <= 1

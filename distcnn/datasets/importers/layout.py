@@ -89,9 +89,7 @@ def find_layout(
             f"no such folder: {folder}: name the folder that holds one folder of images for each"
             " class"
         )
-    scan = _Scan()
-    top = scan.read(folder)
-    scan.report(warn)
+    top = read_images(folder, warn)
     while (inner := top.only_folder()) and not inner.images and not inner.role:
         warn(f"'{inner.name}' is the only folder in {top.path}, so the set is in it")
         top = inner
@@ -109,6 +107,14 @@ def find_layout(
     if flat:
         warn(f"folder '{flat[0].name}' holds images directly, so it is treated as a class")
     return _classes(top, warn), None
+
+
+def read_images(folder: Path, warn: Warn) -> Folder:
+    """The images in ``folder`` and all below it; ``warn`` is called about what is left out."""
+    scan = _Scan()
+    top = scan.read(folder)
+    scan.report(warn)
+    return top
 
 
 def _find_sets(

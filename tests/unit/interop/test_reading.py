@@ -488,7 +488,7 @@ def test_a_torchscript_program_is_told_apart(tmp_path: Path) -> None:
         read_foreign(tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize("name", ["none.npz", "folder", "folder/none.onnx"])
+@pytest.mark.parametrize("name", ["none.npz", "folder", "folder/none.onnx", "a" * 300 + ".npz"])
 def test_what_is_not_there_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=name):

@@ -129,9 +129,9 @@ def _require_writable(args: argparse.Namespace) -> None:
     if args.preview:
         plotting.require_matplotlib()
         preview = Path(args.preview)
-        require_writable(preview)
         if not os.path.isdir(preview.parent):  # noqa: PTH112
             raise InputError(f"--preview {preview}: no such folder: {preview.parent}")
+        require_writable(preview)
         if preview.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise InputError(f"--preview {preview}: name a picture, such as preview.png")
 

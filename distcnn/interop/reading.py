@@ -61,9 +61,9 @@ def read_foreign(path: str | Path) -> SourceFile:
                 " file of weights"
             )
     if file.suffix.lower() not in READERS:
+        what = "is not a known file of weights" if os.path.lexists(file) else "does not exist"
         raise InputError(
-            f"{path} is not a known file of weights: name a run directory, or a file that ends in"
-            f" {', '.join(READERS)}"
+            f"{path} {what}: name a run directory, or a file that ends in {', '.join(READERS)}"
         )
     kind, reader = READERS[file.suffix.lower()]
     with open_named(file) as opened:

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a network, alone or under mpirun",
     "convert": "make an image set of IDX, CSV, .npz, .mat, Parquet ..., or folders of images",
     "evaluate": "test a trained network: accuracy, confusion matrix, mistakes",
+    "predict": "say what pictures show, with a trained network",
     "export": "write a trained network for ONNX, PyTorch or NumPy",
     "verify": "replay a run and compare every recorded number",
     "report": "write a web page on one or more runs",

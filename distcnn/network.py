@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,14 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 from distcnn.architecture import parse
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights
 from distcnn.datasets import Microbatch
-from distcnn.errors import ArgumentError, InputError
+from distcnn.datasets.examples import pieces_of
+from distcnn.errors import ArgumentError, InputError, arguments_named
 from distcnn.models import MODELS
 from distcnn.nn import Sequential, numpy_settings
 from distcnn.nn.layer import Array
+from distcnn.predictions import Predictions
 from distcnn.registry import find
 from distcnn.score import Score, Tally
 from distcnn.system.wording import shell_word
 from distcnn.user_code import TRUST_FLAG, modules_of, require_outside
+
+if TYPE_CHECKING:
+    from distcnn.datasets.fitting import Fit, Fitting, Invert
 
 ImageShape = tuple[int, int, int]
 
@@ -59,7 +65,7 @@ class Network:
         microbatch_size: int = 16,
     ) -> None:
         self.model, self.image_shape, self.class_names = model, image_shape, tuple(class_names)
-        self.mean, self.microbatch_size = tuple(mean), microbatch_size
+        self.mean, self.std, self.microbatch_size = tuple(mean), tuple(std), microbatch_size
         parameters = model.allocate(image_shape)
         named = parameters.named()
         shapes, stored = (
@@ -97,8 +103,15 @@ class Network:
     __str__ = summary
 
     def logits(self, images: ArrayLike) -> NDArray[np.float32]:
-        """The network's outputs (N, classes), before the softmax; ``images`` as for ``predict``."""
-        pixels = self._pixels(images)
+        """The network's outputs (N, classes), before the softmax; ``images`` as for ``predict``.
+
+        (classes,) for a single image.
+        """
+        pixels = _as_array(images, "images")
+        if pixels.ndim and self._is_one(pixels.shape):
+            outputs: NDArray[np.float32] = self.logits(pixels[np.newaxis])[0]
+            return outputs
+        pixels = self._pixels(pixels)
         outputs = np.empty((len(pixels), len(self.class_names)), np.float32)
         for span, logits in self._logits(pixels, np.zeros(len(pixels), np.int64)):
             outputs[span] = logits[:, : span.stop - span.start].T
@@ -107,8 +120,12 @@ class Network:
     def predict(self, images: ArrayLike) -> NDArray[np.float32]:
         """Probabilities (N, classes): the softmax of the outputs.
 
+        Beside these, memory is needed for one microbatch only, whatever N is; of a ``numpy.memmap``
+        only that is read at a time.
+
         Args:
-            images: uint8 (N, H, W) or (N, H, W, C), as in image sets; any N, also 0.
+            images: uint8 (N, H, W) or (N, H, W, C), as in image sets; any N, also 0. Or one image
+                (H, W) or (H, W, C): the result is (classes,).
 
         Raises:
             ArgumentError: for images of another type or shape.
@@ -119,15 +136,73 @@ class Network:
             >>> [network.class_names[label] for label in best]
         """
         logits = self.logits(images)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-        probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+        probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=-1, keepdims=True)
         return probabilities
+
+    @arguments_named()
+    def predict_files(
+        self,
+        files: str | Path | Sequence[str | Path],
+        *,
+        fit: Fit = "auto",
+        invert: Invert = "auto",
+        split: Literal["train", "test"] = "test",
+    ) -> Predictions:
+        """Predict pictures in files: PNG, JPEG and others, folders of them, HDF5 and NumPy files.
+
+        Pictures of any size and mode become images as the network was trained on; ``notices`` of
+        the result say how. As ``python -m distcnn.predict``, on one process.
+
+        Args:
+            files: one or several files or folders.
+            fit: "strokes" cuts out what is drawn, and centres and scales it as MNIST's digits were;
+                "whole" resizes the whole picture; "auto" does the former for pictures of another
+                size if the network was trained on MNIST.
+            invert: "yes" inverts light and dark, "auto" where needed, for gray images.
+            split: which images of a file that has both.
+
+        Raises:
+            InputError: a file cannot be read as an image, or does not fit.
+
+        Example:
+            >>> found = network.predict_files(["digit.png"])
+            >>> found.names[0], found.classes[0], found.probabilities[0].max()
+            ('digit.png', '7', 0.99)
+        """
+        from distcnn.datasets.inputs import find_inputs  # training does not need these
+
+        given = [files] if isinstance(files, str | Path) else files
+        fitting = self.fitting(fit, invert)
+        inputs = find_inputs(given, split, fitting)
+        if inputs.unreadable:
+            raise InputError(inputs.unreadable[0].reason)
+        names: list[str] = []
+        probabilities = np.empty((len(inputs), len(self.class_names)), np.float32)
+        remarks: Counter[str] = Counter()
+        for span in pieces_of(range(len(inputs)), self.microbatch_size):
+            part = inputs.load(span, fitting)
+            if part.unreadable:
+                raise InputError(next(iter(part.unreadable.values())))
+            names += part.names
+            probabilities[span.start : span.stop] = self.predict(part.images)
+            remarks += part.remarks
+        notices = (*inputs.notices, *fitting.sentences(remarks))
+        return Predictions(tuple(names), probabilities, self.class_names, notices)
+
+    def fitting(self, fit: Fit = "auto", invert: Invert = "auto") -> Fitting:
+        """How pictures become images of this network; arguments as for ``predict_files``."""
+        from distcnn.datasets.fitting import Fitting, are_like_mnist
+
+        is_mnist = are_like_mnist(self.image_shape, self.mean, self.std, self.class_names)
+        mean = sum(self.mean) / len(self.mean)
+        return Fitting(self.image_shape, mean, is_mnist, fit, invert)
 
     def evaluate(self, images: ArrayLike, labels: ArrayLike) -> Score:
         """How well the network does on ``images`` with known ``labels``.
 
         Args:
-            images: as for ``predict``, at least one.
+            images: uint8 (N, H, W) or (N, H, W, C), at least one.
             labels: integers (N,), indices into ``class_names``.
 
         Raises:
@@ -199,6 +274,11 @@ class Network:
                     )
         return outputs
 
+    def _is_one(self, shape: tuple[int, ...]) -> bool:
+        """Whether that is one image."""
+        channels, height, width = self.image_shape
+        return shape == (height, width, channels) or (channels == 1 and shape == (height, width))
+
     def _pixels(self, images: ArrayLike) -> NDArray[np.uint8]:
         """``images`` as (N, H, W, C)."""
         pixels = _as_array(images, "images")
@@ -209,7 +289,7 @@ class Network:
             remedy = f"resize them to {height}x{width}"
             if pixels.ndim < 2:
                 remedy = "give arrays of pixels"
-            elif pixels.shape in shapes:
+            elif self._is_one(pixels.shape):
                 remedy = "for one image give images[np.newaxis]"
             elif pixels.shape[1:] == (channels, height, width):
                 remedy = "channels come last: give images.transpose(0, 2, 3, 1)"

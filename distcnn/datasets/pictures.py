@@ -166,6 +166,22 @@ def read_pixels(path: Path, mode: str) -> tuple[Images, list[str]]:
         return np.asarray(flat.convert(mode), np.uint8), remarks
 
 
+def in_channels(pixels: Images, channels: int) -> tuple[Images, list[str]]:
+    """``pixels`` (H, W) or (H, W, C) with 1 or 3 channels instead of 3 or 1, and the ``REMARKS``.
+
+    Gray ones are returned as (H, W).
+    """
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim == 2 and channels > 1:
+        return np.stack([pixels] * channels, axis=-1), ["gray"]
+    if pixels.ndim == 3 and channels == 1:
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(pixels).convert(GRAY)), ["color"]
+    return pixels, []
+
+
 def resized(pixels: Images, height: int, width: int) -> Images:
     """``pixels`` (H, W) or (H, W, C) in another size, as the images of a folder are resized."""
     from PIL import Image

@@ -9,15 +9,16 @@ strokes, of which specks and what reaches in from the edge (a table, a line) are
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import Images
 from distcnn.datasets.pictures import resized
+from distcnn.errors import InputError
 
 Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 BOX = 20 / 28
 """The part of an image that the longer side of a character takes."""
@@ -27,6 +28,8 @@ GRID = 60
 """Cells along the longer side, in which the paper is estimated and strokes are connected."""
 WIDEST_STROKE = 19
 """Cells: dark areas that are wider belong to the paper (shadows) or to what lies beside it."""
+NEIGHBOURHOODS = 1 / 4, 1 / 8
+"""Parts of the longer side, in which strokes are compared with what is around them."""
 DARKEST_PAPER = 24.0
 FAINTEST = 0.12
 """The contrast that strokes must have at least: a part of the paper's brightness."""
@@ -42,93 +45,92 @@ def has_dark_strokes(gray: Images) -> bool:
     """Whether a picture (H, W) is of dark strokes on light paper, rather than light ones on dark.
 
     Strokes are a minority in their neighbourhood and far from its mean, so the third moment about
-    that mean has their sign; that of a shadow's edge is zero.
+    that mean has their sign; that of a shadow's edge is zero. A wide neighbourhood is right for
+    thick strokes, a small one beside a table's edge, so both count.
     """
-    differences = gray - _local_mean(gray, max(gray.shape) // 5)
-    return float((differences**3).sum()) <= 0
+    values, moment = gray.astype(np.float64), 0.0
+    for part in NEIGHBOURHOODS:
+        mean = ndimage().uniform_filter(values, round(max(gray.shape) * part) | 1, mode="nearest")
+        moment += float(((values - mean) ** 3).sum())
+    return moment <= 0
 
 
-def centred_strokes(gray: Images, height: int, width: int, dark: bool) -> Images | None:
+def centred_strokes(
+    gray: Images, height: int, width: int, dark: bool | None = None
+) -> tuple[Images, bool] | None:
     """The strokes in a picture as light on black, centred; None where there are none.
 
     Args:
         gray: (H, W) uint8, of any size.
         height, width: of the result.
-        dark: whether the strokes are darker than the paper.
+        dark: whether the strokes are darker than the paper; None to find that out.
+
+    Returns:
+        (height, width) uint8, and whether the strokes are dark.
     """
     ratio = LONGEST_SIDE / max(gray.shape)
     if ratio < 1:
         gray = resized(gray, *(max(1, round(size * ratio)) for size in gray.shape))
     cell = -(-max(gray.shape) // GRID)
+    if dark is None:
+        dark = has_dark_strokes(gray)
     ink = _ink(gray if dark else 255 - gray, cell)
     if ink is None:
         return None
-    ink = _cropped(_without_specks(ink, cell))
+    ink = _without_specks(ink, cell)
+    ink = ink[ndimage().find_objects((ink > 0.5).astype(int))[0]]
     thin = THINNEST * max(ink.shape) / BOX - _stroke_width(ink)
     if thin > 1:
-        ink = _widest(np.pad(ink, round(thin / 2)), 2 * round(thin / 2) + 1)
-    return _placed(ink, height, width)
+        reach = round(thin / 2)
+        ink = ndimage().maximum_filter(np.pad(ink, reach), 2 * reach + 1)
+    return _placed(ink, height, width), dark
+
+
+def ndimage() -> Any:
+    """SciPy's image filters, imported here, only when they are needed."""
+    try:
+        from scipy import ndimage
+    except ImportError as error:
+        raise InputError(
+            "cutting strokes out of a picture needs SciPy: pip install scipy, or give --fit whole"
+        ) from error
+    return ndimage
 
 
 def _ink(gray: Images, cell: int) -> Floats | None:
     """How much ink there is at each pixel, 0 to 1; None where there is too little contrast."""
     height, width = gray.shape
-    coarse = resized(gray, -(-height // cell), -(-width // cell)).astype(np.float32)
-    # Closing: the dark valleys that are narrower than the window are filled up, ramps remain.
-    paper = -_widest(-_widest(coarse, WIDEST_STROKE), WIDEST_STROKE)
-    paper = np.maximum(resized(paper.astype(np.uint8), height, width), DARKEST_PAPER)
-    contrast = np.clip(1 - gray / paper, 0, 1).astype(np.float32)
+    coarse = resized(gray, -(-height // cell), -(-width // cell))
+    # Closing fills the dark valleys that are narrower than the window; ramps remain.
+    paper = ndimage().grey_closing(coarse, (WIDEST_STROKE, WIDEST_STROKE), mode="nearest")
+    paper = np.maximum(resized(paper, height, width), DARKEST_PAPER)
+    contrast = np.clip(1 - np.maximum(gray, DARKEST_PAPER) / paper, 0, 1).astype(np.float32)
     most = float(np.percentile(contrast, 99.9))
     return np.clip((contrast / most - 0.3) / 0.4, 0, 1) if most >= FAINTEST else None
 
 
 def _without_specks(ink: Floats, cell: int) -> Floats:
-    """``ink`` without small parts, and without what is connected to the picture's edge."""
-    height, width = ink.shape
-    rows, columns = -(-height // cell), -(-width // cell)
-    padded = np.zeros((rows * cell, columns * cell), np.float32)
-    padded[:height, :width] = ink
-    cells = padded.reshape(rows, cell, columns, cell)
-    masses, groups = cells.sum(axis=(1, 3)), _groups(cells.max(axis=(1, 3)) > 0.5)
-    weighed = []
-    for group in groups:
-        mass = sum(float(masses[place]) for place in group)
-        at_edge = any(row in (0, rows - 1) or column in (0, columns - 1) for row, column in group)
-        weighed.append((mass * (EDGE_WEIGHT if at_edge else 1), at_edge, group))
-    heaviest = max(weighed)
-    kept = np.zeros((rows, columns), np.float32)
-    for weight, at_edge, group in weighed:
-        if group is heaviest[2] or (not at_edge and weight >= SMALLEST_PART * heaviest[0]):
-            kept[tuple(np.transpose(group))] = 1
-    return ink * np.kron(_widest(kept, 3), np.ones((cell, cell), np.float32))[:height, :width]
+    """``ink`` without small parts, and without what is connected to the picture's edge.
 
-
-def _groups(mask: Mask) -> list[list[tuple[int, int]]]:
-    """The places of ``mask`` that are connected, also at corners."""
-    left = set(zip(*(axis.tolist() for axis in np.nonzero(mask)), strict=True))
-    groups = []
-    while left:
-        group = [left.pop()]
-        for row, column in group:  # which grows meanwhile
-            near = {(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} & left
-            left -= near
-            group += near
-        groups.append(group)
-    return groups
-
-
-def _cropped(ink: Floats) -> Floats:
-    """What is within the first and last row and column with strokes."""
-    rows, columns = (np.flatnonzero((ink > 0.5).any(axis=axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    Strokes belong to one part if less than two cells are between them.
+    """
+    near = ndimage().maximum_filter(ink > 0.5, 2 * cell + 1)
+    parts, count = ndimage().label(near, np.ones((3, 3)))
+    masses = ndimage().sum_labels(ink, parts, np.arange(count + 1))
+    borders = (parts[0], parts[-1], parts[:, 0], parts[:, -1])
+    at_edge = np.isin(np.arange(count + 1), np.concatenate(borders))
+    masses[0] = 0
+    weights = np.where(at_edge, EDGE_WEIGHT * masses, masses)
+    kept = ~at_edge & (weights >= SMALLEST_PART * weights.max())
+    kept[weights.argmax()] = True
+    return np.where(kept[parts], ink, 0)
 
 
 def _stroke_width(ink: Floats) -> float:
     """The mean width of the strokes, in pixels: of a long line, twice its area by its outline."""
-    mask = np.pad(ink > 0.5, 1)
-    inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    mask = ink > 0.5
     area = int(mask.sum())
-    return 2 * area / max(1, area - int(inner.sum()))
+    return 2 * area / max(1, area - int(ndimage().binary_erosion(mask).sum()))
 
 
 def _placed(ink: Floats, height: int, width: int) -> Images:
@@ -140,32 +142,11 @@ def _placed(ink: Floats, height: int, width: int) -> Images:
     fitted = resized((ink * 255).astype(np.uint8), rows, columns).astype(np.float32)
     fitted *= 255 / fitted.max()
     top, left = (
-        min(max(0, round(size / 2 + 0.5 - _centre(fitted.sum(axis=axis)))), size - length)
-        for size, length, axis in ((height, rows, 1), (width, columns, 0))
+        min(max(0, round(size / 2 - centre)), size - length)
+        for size, length, centre in zip(
+            (height, width), (rows, columns), ndimage().center_of_mass(fitted), strict=True
+        )
     )
     image = np.zeros((height, width), np.uint8)
     image[top : top + rows, left : left + columns] = fitted.round()
     return image
-
-
-def _centre(masses: Floats) -> float:
-    return float(np.dot(np.arange(len(masses)) + 0.5, masses) / masses.sum())
-
-
-def _local_mean(values: Images, reach: int) -> NDArray[np.float64]:
-    """The mean in a square around each place, ``reach`` to each side."""
-    means = np.pad(values.astype(np.float64), reach, "edge")
-    for axis in (0, 1):
-        sums = np.insert(np.cumsum(means, axis=axis), 0, 0, axis=axis)
-        length, window = sums.shape[axis], 2 * reach + 1
-        ends, starts = np.arange(window, length), np.arange(length - window)
-        means = (sums.take(ends, axis=axis) - sums.take(starts, axis=axis)) / window
-    return means
-
-
-def _widest(values: Floats, size: int) -> Floats:
-    """The maximum in a square window of an odd ``size`` around each place."""
-    for axis in (0, 1):
-        pads = [(size // 2, size // 2) if each == axis else (0, 0) for each in (0, 1)]
-        values = sliding_window_view(np.pad(values, pads, "edge"), size, axis=axis).max(axis=-1)
-    return values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 
@@ -14,7 +13,7 @@ from distcnn import plotting
 from distcnn.datasets import HDF5Dataset
 from distcnn.evaluate.evaluation import Evaluated
 from distcnn.score import Score
-from distcnn.system.wording import counted, printable
+from distcnn.system.wording import counted, printable, table, width_of
 
 MOST_COLUMNS, WIDEST_COLUMN = 20, 8
 """Classes of a confusion matrix that is printed whole, and columns of a name above it."""
@@ -136,25 +135,6 @@ def matrix_rows(score: Score, names: Sequence[str]) -> Iterator[list[str]]:
     """Rows of the confusion matrix; a dot for zero."""
     for name, counts in zip(names, score.confusion.tolist(), strict=True):
         yield [name, *(f"{count}" if count else "." for count in counts)]
-
-
-def table(rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows as lines of aligned columns: the first ``left`` to the left, numbers to the right."""
-    cells = list(rows)
-    widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        padded = [
-            cell + " " * (width - width_of(cell)) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return lines
-
-
-def width_of(text: str) -> int:
-    """Columns of a terminal: Chinese characters, for one, take two."""
-    return len(text) + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
 
 
 def shortened(name: str, longest: int = LONGEST_NAME) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, what: str) -> str:
@@ -33,6 +33,27 @@ def duration(seconds: float) -> str:
     units = ((hours, "h"), (minutes, "min"), (rest, "s"))
     parts += [f"{number} {unit}" for number, unit in units if number]
     return " ".join(parts[:2])
+
+
+def table(rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+    """Rows as lines of aligned columns: the first ``left`` to the left, numbers to the right."""
+    cells = list(rows)
+    widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
+    return [aligned(row, widths, left) for row in cells]
+
+
+def aligned(row: Sequence[str], widths: Sequence[int], left: int = 1) -> str:
+    """A line of a ``table`` with columns of these widths."""
+    padded = []
+    for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        space = " " * (width - width_of(cell))
+        padded.append(cell + space if place < left else space + cell)
+    return "  ".join(padded).rstrip()
+
+
+def width_of(text: str) -> int:
+    """Columns of a terminal: Chinese characters, for one, take two."""
+    return len(text) + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
 
 
 def first_few(names: Iterable[object], most: int = 5) -> str:

@@ -128,6 +128,8 @@ def test_a_run_directory_is_enough_to_predict(image_set: MakeImageSet, tmp_path:
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(network.predict(images[..., np.newaxis]), probabilities)
     np.testing.assert_array_equal(network.predict(images[:3]), probabilities[:3])
+    for one in (images[0], images[0, ..., np.newaxis]):
+        np.testing.assert_array_equal(network.predict(one), probabilities[0])
     assert network.predict(images[:0]).shape == (0, 10)
     assert "dense1" in network.summary()
     assert str(network) == network.summary()
@@ -184,7 +186,7 @@ def test_only_a_run_is_accepted(tmp_path: Path) -> None:
     ("images", "message"),
     [
         (np.zeros((2, 28, 28)), "uint8"),
-        (np.zeros((28, 28), np.uint8), "newaxis"),
+        (np.zeros((2, 30, 28), np.uint8), "resize"),
         (np.zeros((2, 3, 28, 28), np.uint8), "N, 28, 28, 1"),
         ([[1, 2], [3]], "not an array"),
         ("digit.png", "give arrays of pixels"),

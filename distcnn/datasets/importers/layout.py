@@ -77,9 +77,7 @@ def find_layout(
             f"no such folder: {folder}: name the folder that holds one folder of images for each"
             " class"
         )
-    scan = _Scan()
-    top = scan.read(folder)
-    scan.report(warn)
+    top = read_images(folder, warn)
     flat = [child for child in top.folders if child.role and child.images]
     flat = [child for child in flat if not child.inner_images()]
     sets = [child for child in top.folders if child.role and child not in flat]
@@ -94,6 +92,14 @@ def find_layout(
     if flat:
         warn(f"folder '{flat[0].name}' holds images directly, so it is treated as a class")
     return _classes(top, warn), None
+
+
+def read_images(folder: Path, warn: Warn) -> Folder:
+    """The images in ``folder`` and all below it; ``warn`` is called about what is left out."""
+    scan = _Scan()
+    top = scan.read(folder)
+    scan.report(warn)
+    return top
 
 
 def _find_sets(

@@ -50,13 +50,17 @@ FEWEST_PIXELS = 4
 
 @dataclass(frozen=True)
 class NamedArray:
-    """An array in a file: ``load`` reads it. ``name`` is without its ``file``."""
+    """An array in a file: ``load`` reads it. ``name`` is without its ``file``.
+
+    ``read`` reads some rows, where the format can.
+    """
 
     file: str
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     load: Callable[[], Array]
+    read: Callable[[slice], Array] | None = None
 
     def __str__(self) -> str:
         return f"{self.name} {by(self.shape) or 'scalar'} {self.dtype}"
@@ -101,7 +105,7 @@ def source_of(kind: str, arrays: Sequence[NamedArray], options: Options, **detai
     names = {
         array.name: [as_text(value) for value in array.load().tolist()]
         for array in arrays
-        if _role(array) == "names"
+        if role_of(array) == "names"
     }
     classes: dict[int, str] = {}
     if len(names) == 1:
@@ -148,7 +152,7 @@ def _find(arrays: Sequence[NamedArray], file: str, name: str) -> NamedArray | No
     return found[0] if found else None
 
 
-def _role(array: NamedArray) -> str:
+def role_of(array: NamedArray) -> str:
     """Images, labels or class names, by name and type; empty if neither."""
     role, words = array.meaning(ROLE_OF), words_of(array.name.rsplit("/", 1)[-1])
     if array.is_text and len(array.shape) == 1 and {"names", "classes"} & {role, *words}:
@@ -162,7 +166,7 @@ def _role(array: NamedArray) -> str:
 def _named_by_themselves(arrays: Sequence[NamedArray]) -> Pairs:
     by_split: dict[str, dict[str, list[NamedArray]]] = {}
     for array in arrays:
-        if (role := _role(array)) in ("images", "labels"):
+        if (role := role_of(array)) in ("images", "labels"):
             split = array.meaning(SPLIT_OF)
             by_split.setdefault(split, {"images": [], "labels": []})[role].append(array)
     chosen = {

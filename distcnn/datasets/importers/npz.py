@@ -23,16 +23,20 @@ MOST_MEMBERS = 1000
 
 def read_npz(paths: Sequence[Path], options: Options) -> Source:
     """``.npz`` and ``.npy`` files as a source."""
-    arrays: list[NamedArray] = []
-    for path in paths:
-        with open_named(path) as file:
-            is_archive = zipfile.is_zipfile(file)
-        if is_archive:
-            arrays += _members(path)
-        else:
-            size = path.stat().st_size
-            arrays.append(_named(path, path.stem, "", partial(open_named, path), size, None))
+    arrays = [array for path in paths for array in arrays_of(path)]
     return source_of("NumPy arrays", arrays, options)
+
+
+def arrays_of(path: Path) -> list[NamedArray]:
+    """The arrays in a file."""
+    with open_named(path) as file:
+        is_archive = zipfile.is_zipfile(file)
+    return list(_members(path)) if is_archive else [_array(path)]
+
+
+def _array(path: Path) -> NamedArray:
+    """A ``.npy`` file, named as the file is."""
+    return _named(path, path.stem, "", partial(open_named, path), path.stat().st_size, None)
 
 
 def _members(path: Path) -> Iterator[NamedArray]:

@@ -20,6 +20,7 @@ MODULES = [
     "train",
     "export",
     "evaluate",
+    "predict",
     "verify",
     "report",
     "convert",

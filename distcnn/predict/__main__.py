@@ -1,0 +1,98 @@
+"""Predict pictures with a trained network: ``python -m distcnn.predict RUN_DIR digit.png``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import distcnn.cli.start
+import distcnn.system.rank0_imports  # noqa: F401
+from distcnn.cli.command import EXIT_INPUT, EXIT_OK, run_command
+from distcnn.cli.parser import Parser
+from distcnn.datasets.fitting import FITS, INVERSIONS
+from distcnn.distributed import Communicator, on_root, together
+from distcnn.errors import InputError
+from distcnn.network import load
+from distcnn.predict.output import FORMATS
+from distcnn.predict.prediction import predict
+from distcnn.user_code import TRUST_FLAG
+
+NAME = "distcnn.predict"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command(NAME, lambda: make_parser().print_help(), predict_command, arguments)
+
+
+def make_parser() -> Parser:
+    """The command's flags."""
+    parser = Parser(
+        prog="python -m distcnn.predict",
+        description=(
+            "Predict the class of pictures with the network of a finished run: prints each file,"
+            " its most probable class, and the probability. Pictures of any size and mode are"
+            " converted to images like those the network was trained on; notices say how. A file"
+            " that cannot be read is named on standard error, all others are predicted, and the"
+            " exit code is 2. Under mpirun the ranks share the pictures, and the output is the"
+            " same."
+        ),
+    )
+    files = (
+        "image files, folders of them (with their subfolders, sorted by name), or .h5, .npz and"
+        " .npy files of many images"
+    )
+    fit = (
+        "cut out the strokes, centred and scaled as MNIST's digits were, or resize the whole"
+        " picture; auto: strokes for pictures of another size, if the network was trained on MNIST"
+        " (default: auto)"
+    )
+    invert = (
+        "invert light and dark; auto: where a gray picture is dark on light and the training images"
+        " were light on dark, or the reverse (default: auto)"
+    )
+    split = "which images of a .h5 or .npz file that has both (default: test)"
+    weights = "of the last step, or of the best accuracy (default: last)"
+    trust = "import the module that the run names for its layers, and run its code"
+    add = parser.add_argument
+    add("run", metavar="RUN_DIR", help="run directory of distcnn.train, or a weights.h5 in one")
+    add("files", metavar="FILE", nargs="+", help=files)
+    add("--top", metavar="K", type=int, default=1, help="print the K most probable classes")
+    add("--fit", choices=FITS, default="auto", help=fit)
+    add("--invert", choices=INVERSIONS, default="auto", help=invert)
+    add("--split", choices=("test", "train"), default="test", help=split)
+    add("--weights", choices=("last", "best"), default="last", help=weights)
+    output = parser.add_mutually_exclusive_group()
+    for name, what in (("json", "one JSON document"), ("csv", "CSV, with a header")):
+        text = f"print {what}, with unrounded probabilities"
+        output.add_argument(
+            f"--{name}", dest="format", action="store_const", const=name, default="text", help=text
+        )
+    add(TRUST_FLAG, action="store_true", help=trust)
+    return parser
+
+
+def predict_command(communicator: Communicator, arguments: Sequence[str]) -> int:
+    """Predict and print; the exit code says whether everything could be read."""
+    args = on_root(communicator, lambda: parse(arguments))
+    network = together(
+        communicator, lambda: load(args.run, weights=args.weights, trust_model=args.trust_model)
+    )
+    fitting = together(communicator, lambda: network.fitting(args.fit, args.invert))
+    form = FORMATS[args.format](args.run, args.weights, network.class_names, args.top)
+    complete = predict(communicator, network, fitting, args.files, args.split, form)
+    return EXIT_OK if complete else EXIT_INPUT
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags; ``InputError`` names what is wrong."""
+    args: argparse.Namespace = make_parser().parse_args(arguments)
+    if args.top < 1:
+        raise InputError(f"--top is {args.top}: it must be at least 1")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

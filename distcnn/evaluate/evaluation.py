@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -111,14 +111,16 @@ def read_records(weights: Path, of_file: str | None) -> tuple[str, Records | Non
 
     ``of_file`` is the one that the user names; else it is the run's own.
     """
-    run, records = weights.parent, None
-    with suppress(InputError):
+    run, records, problem = weights.parent, None, f"{RESULT} names none"
+    try:
         records = Records(read_config(run), read_result(run).dataset)
+    except InputError as error:
+        problem = str(error)
     if of_file:
         return of_file, records
     if not records or not records.dataset.path:
         raise InputError(
-            f"{run} does not say where its image set is ({RESULT}): name one with --data FILE.h5"
+            f"{run} does not say where its image set is ({problem}): name one with --data FILE.h5"
         )
     if records.config.data == ARRAYS:
         raise InputError(

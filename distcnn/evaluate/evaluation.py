@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from distcnn.checkpoints.weights import BEST_WEIGHTS
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset
 from distcnn.datasets.examples import piece_size, pieces_of
@@ -76,6 +77,8 @@ def evaluate(
     file, records = on_root(
         communicator, lambda: read_records(weights_file(run, weights), of_file=data)
     )
+    # ``run`` may be a file, which says itself whose weights it has.
+    is_best = on_root(communicator, lambda: weights_file(run, weights).name == BEST_WEIGHTS)
     whole = HDF5Dataset(file)
     info = together(communicator, whole.read_info)
     together(communicator, lambda: require_fit(network, info))
@@ -96,7 +99,7 @@ def evaluate(
     tally.all_reduce(communicator)
     return Evaluated(
         run=run,
-        weights=weights,
+        weights="best" if is_best else "last",
         data=file,
         split=split,
         is_runs_own=is_own,

@@ -252,3 +252,9 @@ def test_a_run_of_arrays_asks_for_a_file(tmp_path: Path) -> None:
     trainer.fit((part, part), max_steps=1, output=tmp_path / "run")
     with pytest.raises(dc.InputError, match="arrays in memory: name a file"):
         found(tmp_path / "run")
+
+
+def test_a_file_of_weights_is_called_what_it_is(run: Path) -> None:
+    assert found(run / "weights-best.h5").weights == "best"
+    assert found(run / "weights.h5", weights="best").weights == "last"
+    assert found(run, weights="best").weights == "best"

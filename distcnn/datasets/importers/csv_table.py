@@ -35,6 +35,7 @@ from distcnn.system.wording import counted, first_few
 
 DELIMITERS = ",;\t"
 LABEL_NAMES = ("label", "labels", "class", "target", "y", "digit", "letter", "emotion", "category")
+SEPARATORS = str.maketrans("[],", "   ")
 FIRST, LAST = "first", "last"
 LEAST_NUMBERED = 8
 """A row 0, 1, 2 ... of more columns is one of column numbers."""
@@ -43,8 +44,6 @@ MOST_LINE_BYTES = 2**25
 ROWS_AT_ONCE = 2000
 LOOK_ROWS = 2000
 """How many rows are looked at to find the column of the labels."""
-PACKED = re.compile(r"[\[\s]*\d+\.?\d*([\s,]+\d+\.?\d*){3,}[\s\]]*")
-"""A field with all pixels of an image."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def find_layout(path: Path, wanted: str | None) -> Layout:
     delimiter = delimiter if counts[delimiter] else " "
     rows = [_fields(line, delimiter) for line in lines]
     columns = len(rows[0])
-    packed = next((i for i, field in enumerate(rows[1]) if PACKED.fullmatch(field)), None)
+    packed = next((i for i, field in enumerate(rows[1]) if _is_packed(field)), None)
     if columns < 3 and packed is None:
         raise InputError(
             f"{path}: line 1 has {counted(columns, 'column')}: a row must hold a label and all"
@@ -108,7 +107,7 @@ def find_layout(path: Path, wanted: str | None) -> Layout:
         raise InputError(
             f"{path} holds text, not numbers: a row must hold a label and all pixels of an image"
         )
-    header = _is_header(rows[0]) if packed is None else not PACKED.fullmatch(rows[0][packed])
+    header = _is_header(rows[0]) if packed is None else not _is_packed(rows[0][packed])
     names = [field.strip().strip('"').lower() for field in rows[0]] if header else []
     body = [row for row in rows[header:] if len(row) == columns]
     if packed is None:
@@ -251,7 +250,7 @@ def _parse(path: Path, rows: Sequence[Sequence[str]], layout: Layout, line: int)
         if layout.packed is None:
             pixels.append([field for i, field in enumerate(fields) if i not in skipped])
         else:
-            pixels.append(re.sub(r"[\[\],\s]+", " ", fields[layout.packed]).split())
+            pixels.append(_unpacked(fields[layout.packed]))
         if len(pixels[-1]) != len(pixels[0]):
             raise InputError(
                 f"{path}, line {number}: {counted(len(pixels[-1]), 'pixel')} instead of"
@@ -287,6 +286,17 @@ def _fields(line: str, delimiter: str) -> list[str]:
     if '"' in line:
         return next(csv.reader(io.StringIO(line), delimiter=delimiter))
     return line.split() if delimiter == " " else line.split(delimiter)
+
+
+def _unpacked(field: str) -> list[str]:
+    """The pixels in a text such as "0 255 17" or "[0, 255, 17]"."""
+    return field.translate(SEPARATORS).split()
+
+
+def _is_packed(field: str) -> bool:
+    """Whether a field holds all pixels of an image."""
+    pixels = _unpacked(field)
+    return len(pixels) > 3 and all(map(_is_number, pixels))
 
 
 def _is_number(text: str) -> bool:

@@ -102,10 +102,11 @@ class Fitting:
                 f" {self.image_shape[0]}: give others"
             )
 
-    def fit_picture(self, pixels: Images) -> tuple[Images, list[str]]:
+    def fit_picture(self, pixels: Images, name: str = "picture") -> tuple[Images, list[str]]:
         """An image (H, W, C) of the network, and the keys of ``REMARKS`` that apply.
 
-        ``pixels`` (h, w) or (h, w, c) of any size.
+        ``pixels`` (h, w) or (h, w, c) of any size. ``InputError`` with the picture's ``name`` if
+        strokes are asked for, and there are none.
         """
         height, width, channels = self.shape
         pixels, remarks = in_channels(pixels, channels)
@@ -117,6 +118,8 @@ class Fitting:
                 image = 255 - found[0] if is_light else found[0]
                 inverted = ["inverted"] if found[1] != is_light else []
                 return image[..., np.newaxis], [*remarks, "strokes", *inverted]
+            if self.fit == "strokes":
+                raise InputError(f"{name} has no clear strokes: give --fit whole to use all of it")
             remarks = [*remarks, "faint"]
         elif not is_own:
             remarks = [*remarks, "resized"]

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from distcnn.system.wording import first_few, printable, width_of
 HEAD_BYTES = 4096
 NUMPY_MAGICS = (b"PK\x03\x04", b"\x93NUMPY")
 Notify = Callable[[str], None]
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,43 +113,51 @@ class Inputs:
         unreadable: dict[int, str] = {}
         remarks: Counter[str] = Counter()
         for source, indices in self.spans(span):
-            for index, read in zip(indices, _readers(source, indices, fitting), strict=True):
+            for index, read in zip(indices, _read(source, indices, fitting), strict=True):
+                name = source.name(index)
                 try:
-                    pixels, done = read()
-                    images[len(names)], more = fitting.fit_picture(pixels)
-                    remarks.update([*done, *more])
+                    if isinstance(read, InputError):
+                        raise read
+                    images[len(names)], more = fitting.fit_picture(read[0], name)
+                    remarks.update([*read[1], *more])
                 except InputError as error:
                     unreadable[len(names)] = str(error)
-                names.append(source.name(index))
+                names.append(name)
                 touch()
         return Part(names, images, unreadable, remarks)
 
 
-Read = Callable[[], tuple[Images, list[str]]]
+Read = tuple[Images, list[str]] | InputError
+"""An image with what was done to it, or why it cannot be read."""
 
 
-def _readers(source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
-    """For each image a function that reads it, and says what was done to it."""
+def _read(source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
+    """The images ``indices`` of a source."""
     if source.form is None:
-        yield lambda: read_pixels(source.path, fitting.mode)
+        try:
+            yield read_pixels(source.path, fitting.mode)
+        except InputError as error:
+            yield error
         return
-    stack, convert = _opened(source.path, source.array), source.form.convert
-
-    def read(row: int) -> tuple[Images, list[str]]:
-        return convert(stack.part(row, row + 1))[0], []
-
-    def given(image: Images) -> tuple[Images, list[str]]:
-        return image, []
-
+    stack = _opened(source.path, source.array, fitting.shape)
     size = max(1, PIECE_BYTES // (math.prod(stack.shape[1:]) * 8))
     for start in range(indices.start, indices.stop, size):
-        rows = range(start, min(start + size, indices.stop))
-        try:
-            images = convert(stack.part(rows.start, rows.stop))
-        except InputError:  # some of them: each by itself, so that the others are still read
-            yield from (partial(read, row) for row in rows)
-        else:
-            yield from (partial(given, image) for image in images)
+        yield from _converted(stack, source.form, start, min(start + size, indices.stop))
+
+
+def _converted(stack: _ArrayImages, form: Form, start: int, stop: int) -> Iterator[Read]:
+    """Images of an array; if some are damaged, the others are still read."""
+    try:
+        images = form.convert(stack.part(start, stop))
+    except InputError as error:
+        if stop == start + 1:
+            yield error
+            return
+        for row in range(start, stop):
+            yield from _converted(stack, form, row, row + 1)
+    else:
+        for image in images:
+            yield image, []
 
 
 # -- finding them
@@ -181,7 +190,7 @@ def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[S
         head = file.read(HEAD_BYTES)
     if path.suffix.lower() in SUFFIXES or not (head.startswith(NUMPY_MAGICS) or SIGNATURE in head):
         return [Source(path)]
-    stack = _choose(path, split)
+    stack = _choose(path, split, fitting.shape)
     if not stack.shape[0]:
         raise InputError(f"{path}: {stack.array} has no images: name another file")
     form = _form_of(path, stack, fitting, notify)
@@ -224,15 +233,21 @@ class _ArrayImages:
             yield self.part(start, start + most)
 
 
-def _arrays(path: Path) -> list[NamedArray]:
+def _arrays(path: Path, image_shape: Shape) -> list[NamedArray]:
+    """The arrays in a file. One that is a single image of the network becomes (1, H, W, C)."""
     with open_named(path) as file:
         is_numpy = file.read(HEAD_BYTES).startswith(NUMPY_MAGICS)
-    return npz.arrays_of(path) if is_numpy else hdf5_arrays.arrays_of(path)
+    arrays = npz.arrays_of(path) if is_numpy else hdf5_arrays.arrays_of(path)
+    if len(arrays) == 1 and arrays[0].shape in (image_shape, image_shape[:2]):
+        one = arrays[0]
+        shape, load = (1, *one.shape), lambda: one.load()[np.newaxis]
+        return [replace(one, shape=shape, load=load, read=None)]
+    return arrays
 
 
-def _choose(path: Path, split: str) -> _ArrayImages:
+def _choose(path: Path, split: str, image_shape: Shape) -> _ArrayImages:
     """The array of images in a file, known by its name. ``InputError`` if that is not clear."""
-    arrays = _arrays(path)
+    arrays = _arrays(path, image_shape)
     images = [array for array in arrays if role_of(array) == "images"]
     images = images or [array for array in arrays if len(array.shape) > 2 and not array.is_text]
     of_split = [array for array in images if array.meaning(SPLIT_OF) == split]
@@ -245,13 +260,14 @@ def _choose(path: Path, split: str) -> _ArrayImages:
             f"{path}: it is not clear which array has the images: found"
             f" {first_few(arrays) or 'none'}; name one 'images' (N, H, W) or (N, H, W, C)"
         )
-    return _opened(path, chosen[0].name)
+    return _opened(path, chosen[0].name, image_shape)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, name: str) -> _ArrayImages:
+def _opened(path: Path, name: str, image_shape: Shape) -> _ArrayImages:
     """The array ``name``, read once if its format cannot be read in parts."""
-    array = next((array for array in _arrays(path) if array.name == name), None)
+    arrays = _arrays(path, image_shape)
+    array = next((array for array in arrays if array.name == name), None)
     if array is None:
         raise InputError(f"{path} has changed while it was read: restore it")
     return _ArrayImages(array if array.read else replace(array, load=lru_cache(array.load)))

@@ -267,7 +267,7 @@ def test_images_are_spread_evenly_over_the_ranks(images: int, world_size: int) -
 def test_names_survive_csv_and_json(
     short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ["a\nb.png", 'c,"d".png', "e\x1b[31m\t.png", "f\\n.png", "f\r.png", "g \u2028.png"]
+    names = ["a\nb.png", 'c,"d".png', "e\x1b[31m\t.png", "f\r.png", "f\\n.png", "g \u2028.png"]
     for name in names:
         Image.fromarray(IMAGES[0]).save(tmp_path / name)
     rows = csv.DictReader(io.StringIO(run(capsys, short_run, tmp_path, "--csv")[1], newline=""))
@@ -286,3 +286,18 @@ def test_nothing_more_is_printed_when_nobody_reads(
     )
     assert run(capsys, short_run, folder, "--json")[0] == 0
     assert len(printed) == 1 + 4  # not the end of the document
+
+
+@pytest.mark.parametrize("image", [IMAGES[0], IMAGES[0][..., np.newaxis]], ids=["HW", "HWC"])
+def test_an_array_may_be_a_single_image(
+    image: np.ndarray, network: dc.Network, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", image)
+    found = network.predict_files(tmp_path / "x.npy")
+    np.testing.assert_array_equal(found.probabilities, network.predict(IMAGES[:1]))
+
+
+def test_eight_bits_stored_in_sixteen_are_kept(network: dc.Network, tmp_path: Path) -> None:
+    Image.fromarray(IMAGES[0].astype(np.uint16)).save(tmp_path / "x.png")
+    found = network.predict_files(tmp_path)
+    np.testing.assert_array_equal(found.probabilities, network.predict(IMAGES[:1]))

@@ -28,6 +28,7 @@ from distcnn.report.pictures import MOST_TILES, Picture, picture, sheet
 from distcnn.report.records import RunRecords
 from distcnn.score import Mistake, Score
 from distcnn.system.wording import counted
+from distcnn.training.arguments import ARRAYS
 from distcnn.user_code import TRUST_FLAG, modules_of, require_outside
 
 MOST_EXAMPLES, MOST_BYTES = 20_000, 2**28
@@ -95,7 +96,7 @@ def inspect(
     ``others``, by label, are those before it: the same weights are not shown again.
     """
     if run.result is None:
-        return Inspection(missing={"network": "The run has not finished: it has no weights yet."})
+        return Inspection(missing={"network": "the run has not finished: it has no weights yet."})
     try:
         arrays, about = read_weights(run.path / WEIGHTS)
         found = Inspection(
@@ -115,7 +116,7 @@ def inspect(
         filters, note = first_filters(arrays, tuple(about["image_shape"]))
         found = replace(found, filters=filters, filters_note=note)
     except (InputError, LookupError, TypeError, ValueError) as error:
-        return Inspection(missing={"network": f"The weights cannot be read: {error}."})
+        return Inspection(missing={"network": f"the weights cannot be read: {error}."})
     own = modules_of(str(about.get("architecture") or about.get("model")))
     failures = Exception if own else (InputError, ArgumentError, MemoryError)
     try:
@@ -167,11 +168,12 @@ def read_test_set(
     """Test images, their labels and indices, all or blocks of them, and the image set."""
     assert run.result is not None
     path = data or run.result.dataset.path
-    if not Path(path).exists():
+    if not data and run.config and run.config.data == ARRAYS:
         raise InputError(
-            f"the image set {path!r} is not here (a file that has moved, or arrays in memory): name"
-            " it with --data FILE"
+            "the run was trained on arrays in memory: name a file of the same images with --data"
         )
+    if not Path(path).exists():
+        raise InputError(f"the image set {path} is not here: if it has moved, name it with --data")
     dataset = HDF5Dataset(path)
     info = dataset.read_info()
     form, wanted = (
@@ -275,9 +277,8 @@ def _shown(
 
 
 def _sentence(error: BaseException) -> str:
-    """The text of an error as a sentence."""
-    text = str(error) or type(error).__name__
-    return f"{text[0].upper()}{text[1:]}."
+    """The text of an error as a sentence that follows a colon: it may begin with a file's name."""
+    return f"{str(error) or type(error).__name__}."
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from distcnn.datasets.strokes import centred_strokes
 from distcnn.errors import InputError
 from distcnn.system.wording import counted
 
-FITS, INVERSIONS = ("auto", "strokes", "whole"), ("auto", "yes", "no")
 Fit = Literal["auto", "strokes", "whole"]
 Invert = Literal["auto", "yes", "no"]
+FITS, INVERSIONS = get_args(Fit), get_args(Invert)
 MNIST_MEAN, MNIST_STD, NEARLY = 0.1307, 0.3081, 0.01
 """Of MNIST's training pixels, and how far those of a part of it may differ."""
 DARK, LIGHT = 0.4, 0.6

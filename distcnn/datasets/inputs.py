@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distcnn.datasets.fitting import Fitting
-from distcnn.datasets.hdf5 import MOST_CHANNELS_FIRST, Images
-from distcnn.datasets.importers import hdf5_arrays, npz
+from distcnn.datasets.hdf5 import Images
 from distcnn.datasets.importers.layout import read_images
-from distcnn.datasets.importers.named_arrays import SPLIT_OF, NamedArray, role_of
-from distcnn.datasets.importers.pixels import PIECE_BYTES, Form, find_form
-from distcnn.datasets.importers.source import Array, Options, Rows
-from distcnn.datasets.opening import SIGNATURE
+from distcnn.datasets.importers.pixels import PIECE_BYTES, Form
 from distcnn.datasets.pictures import NAMES, SUFFIXES, read_pixels
+from distcnn.datasets.stored_images import (
+    Notify,
+    StoredImages,
+    choose_images,
+    form_of,
+    has_arrays,
+    open_images,
+)
 from distcnn.errors import InputError
 from distcnn.spans import touch
-from distcnn.system.files import open_named
-from distcnn.system.wording import first_few, printable, width_of
-
-HEAD_BYTES = 4096
-NUMPY_MAGICS = (b"PK\x03\x04", b"\x93NUMPY")
-Notify = Callable[[str], None]
-Shape = tuple[int, int, int]
+from distcnn.system.wording import printable, width_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +135,13 @@ def _read(source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
         except InputError as error:
             yield error
         return
-    stack = _opened(source.path, source.array, fitting.shape)
+    stack = open_images(source.path, source.array, fitting.shape)
     size = max(1, PIECE_BYTES // (math.prod(stack.shape[1:]) * 8))
     for start in range(indices.start, indices.stop, size):
         yield from _converted(stack, source.form, start, min(start + size, indices.stop))
 
 
-def _converted(stack: _ArrayImages, form: Form, start: int, stop: int) -> Iterator[Read]:
+def _converted(stack: StoredImages, form: Form, start: int, stop: int) -> Iterator[Read]:
     """Images of an array; if some are damaged, the others are still read."""
     try:
         images = form.convert(stack.part(start, stop))
@@ -171,7 +167,7 @@ def find_inputs(files: Sequence[str | Path], split: str, fitting: Fitting) -> In
     sources: list[Source] = []
     unreadable: list[Unreadable] = []
     notices: list[str] = []
-    _opened.cache_clear()  # files may have changed since the last call
+    open_images.cache_clear()  # files may have changed since the last call
     for path in map(Path, files):
         try:
             sources += _sources(path, split, fitting, notices.append)
@@ -186,14 +182,12 @@ def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[S
         if not images:
             raise InputError(f"{path} has no {NAMES} files: name a folder with pictures")
         return [Source(each) for each in images]
-    with open_named(path) as file:
-        head = file.read(HEAD_BYTES)
-    if path.suffix.lower() in SUFFIXES or not (head.startswith(NUMPY_MAGICS) or SIGNATURE in head):
+    if not has_arrays(path) or path.suffix.lower() in SUFFIXES:
         return [Source(path)]
-    stack = _choose(path, split, fitting.shape)
+    stack = choose_images(path, split, fitting.shape)
     if not stack.shape[0]:
         raise InputError(f"{path}: {stack.array} has no images: name another file")
-    form = _form_of(path, stack, fitting, notify)
+    form = form_of(path, stack, fitting.shape, notify)
     fitting.require_channels(path, form)
     notify(f"{path}: the images are those of {stack.array}")
     return [Source(path, stack.array.name, stack.shape[0], form)]
@@ -204,87 +198,3 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # a name that is too long, a null character: open_named says so
         return False
-
-
-@dataclass(frozen=True)
-class _ArrayImages:
-    """The images of an array, read in parts where the format can; else it is kept in memory."""
-
-    array: NamedArray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-    def part(self, start: int, stop: int) -> Array:
-        if self.array.read:
-            return self.array.read(slice(start, stop))
-        return self.array.load()[start:stop]
-
-    def rows(self, indices: Rows) -> Array:
-        return np.stack([self.part(index, index + 1)[0] for index in indices])
-
-    def pieces(self, most: int) -> Iterator[Array]:
-        for start in range(0, self.shape[0], most):
-            yield self.part(start, start + most)
-
-
-def _arrays(path: Path, image_shape: Shape) -> list[NamedArray]:
-    """The arrays in a file. One that is a single image of the network becomes (1, H, W, C)."""
-    with open_named(path) as file:
-        is_numpy = file.read(HEAD_BYTES).startswith(NUMPY_MAGICS)
-    arrays = npz.arrays_of(path) if is_numpy else hdf5_arrays.arrays_of(path)
-    if len(arrays) == 1 and arrays[0].shape in (image_shape, image_shape[:2]):
-        one = arrays[0]
-        shape, load = (1, *one.shape), lambda: one.load()[np.newaxis]
-        return [replace(one, shape=shape, load=load, read=None)]
-    return arrays
-
-
-def _choose(path: Path, split: str, image_shape: Shape) -> _ArrayImages:
-    """The array of images in a file, known by its name. ``InputError`` if that is not clear."""
-    arrays = _arrays(path, image_shape)
-    images = [array for array in arrays if role_of(array) == "images"]
-    images = images or [array for array in arrays if len(array.shape) > 2 and not array.is_text]
-    of_split = [array for array in images if array.meaning(SPLIT_OF) == split]
-    chosen = of_split or [array for array in images if not array.meaning(SPLIT_OF)] or images
-    for array in () if chosen else arrays:
-        if array.dtype == object:
-            array.load()  # says that pickled objects are not read
-    if len(chosen) != 1:
-        raise InputError(
-            f"{path}: it is not clear which array has the images: found"
-            f" {first_few(arrays) or 'none'}; name one 'images' (N, H, W) or (N, H, W, C)"
-        )
-    return _opened(path, chosen[0].name, image_shape)
-
-
-@lru_cache(maxsize=1)
-def _opened(path: Path, name: str, image_shape: Shape) -> _ArrayImages:
-    """The array ``name``, read once if its format cannot be read in parts."""
-    arrays = _arrays(path, image_shape)
-    array = next((array for array in arrays if array.name == name), None)
-    if array is None:
-        raise InputError(f"{path} has changed while it was read: restore it")
-    return _ArrayImages(array if array.read else replace(array, load=lru_cache(array.load)))
-
-
-def _form_of(path: Path, stack: _ArrayImages, fitting: Fitting, notify: Notify) -> Form:
-    """How the images are stored: in our format, or as the importers find out."""
-    stored = stack.shape[1:]
-    if stack.dtype == np.uint8 and (
-        stored in (fitting.shape, fitting.shape[:2])
-        or len(stored) == 2
-        or (len(stored) == 3 and stored[2] <= MOST_CHANNELS_FIRST < stored[0])
-    ):
-        return Form(stored, channels_first=False, transpose=False, scale=(0, 255))
-    try:
-        return find_form([stack], Options(), False, lambda text: notify(f"{path}: {text}"))
-    except InputError as error:
-        raise InputError(
-            f"{path}: {error} (flags of python -m distcnn.convert, which makes an image set of it)"
-        ) from error

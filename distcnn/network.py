@@ -407,6 +407,8 @@ def weights_file(run: str | Path, weights: str = "last") -> Path:
         is_folder, is_run = path.is_dir(), (path / "config.toml").exists()
     except (OSError, ValueError) as error:  # a name that is too long, a null character
         raise InputError(f"{path} cannot be read ({error}): name a run directory") from error
+    if is_run and os.path.lexists(path / WEIGHTS):
+        raise InputError(f"{path} has no {name}: use its {WEIGHTS}, those of the last step")
     if is_run:
         raise InputError(
             f"{path} has no {name}: the run has not finished; continue it with python -m"

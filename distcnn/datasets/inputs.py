@@ -145,6 +145,8 @@ def _converted(stack: StoredImages, form: Form, start: int, stop: int) -> Iterat
     """Images of an array; if some are damaged, the others are still read."""
     try:
         images = form.convert(stack.part(start, stop))
+        if len(images) < stop - start:
+            raise InputError(f"{stack.array} was shortened while it was read: restore its file")
     except InputError as error:
         if stop == start + 1:
             yield error

@@ -85,17 +85,16 @@ def centred_strokes(
     contrast = _contrast(gray if dark else 255 - gray, cell)
     if contrast is None:
         return None
-    inks = [_without_specks(((contrast - least) / 0.4).clip(0, 1), cell) for least in NO_INK]
-    boxes = [ndimage().find_objects((ink > 0.5).astype(int))[0] for ink in inks]
-    sides = [max(part.stop - part.start for part in box) for box in boxes]
-    chosen = 1 if sides[0] > MUCH_LARGER * sides[1] else 0
-    ink, box, side = inks[chosen][boxes[chosen]], boxes[chosen], sides[chosen]
+    (ink, box), darker = (_cut_out(contrast, cell, least) for least in NO_INK)
+    if max(ink.shape) > MUCH_LARGER * max(darker[0].shape):
+        ink, box = darker
+    side = max(ink.shape)
     if ratio < 1 and side < SMALL * LONGEST_SIDE:
-        around = [
+        rows, columns = (
             slice(max(0, int((part.start - side) / ratio)), int((part.stop + side) / ratio) + 1)
             for part in box
-        ]
-        if closer := centred_strokes(whole[tuple(around)], height, width, dark):
+        )
+        if closer := centred_strokes(whole[rows, columns], height, width, dark):
             return closer
     thin = THINNEST * max(ink.shape) / BOX - _stroke_width(ink)
     if thin > 1:
@@ -125,6 +124,13 @@ def _contrast(gray: Images, cell: int) -> Floats | None:
     contrast = np.clip(1 - np.maximum(gray, DARKEST_PAPER) / paper, 0, 1).astype(np.float32)
     most = float(np.percentile(contrast, max(99.9, 100 - 100 * FEWEST / contrast.size)))
     return contrast / most if most >= FAINTEST else None
+
+
+def _cut_out(contrast: Floats, cell: int, no_ink: float) -> tuple[Floats, tuple[slice, slice]]:
+    """The ink of the strokes, 0 to 1, and where it is: what has more contrast than ``no_ink``."""
+    ink = _without_specks(((contrast - no_ink) / 0.4).clip(0, 1), cell)
+    rows, columns = ndimage().find_objects((ink > 0.5).astype(int))[0]
+    return ink[rows, columns], (rows, columns)
 
 
 def _without_specks(ink: Floats, cell: int) -> Floats:

@@ -350,7 +350,9 @@ def load(
         settings = _settings(about)
     except (ValueError, LookupError, TypeError) as error:
         reason = f"it has no attribute {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"{path} is not a network's weights, or damaged ({reason})") from error
+        raise InputError(
+            f"{path} is not a network's weights, or damaged ({reason}): name a run directory"
+        ) from error
     try:
         made = model or _recorded_model(about, settings["image_shape"], path.parent, trust_model)
         return Network(made, arrays, **settings)

@@ -59,6 +59,11 @@ def read_foreign(path: str | Path) -> SourceFile:
                 f"{path} is a folder without {WEIGHTS}: name the directory of a finished run, or a"
                 " file of weights"
             )
+    elif not file.exists():
+        raise InputError(
+            f"no such file or folder: {path}: name the directory of a finished run, or a file of"
+            " weights"
+        )
     if file.suffix.lower() not in READERS:
         raise InputError(
             f"{path} is not a known file of weights: name a run directory, or a file that ends in"

@@ -50,7 +50,7 @@ READERS: dict[str, Callable[[Sequence[Path], Options, Notify], Source]] = {
     HDF5: lambda paths, options, _: read_hdf5(paths, options),
     PARQUET: read_parquet,
 }
-KNOWN = "IDX, .npz, .npy, CSV, .mat, HDF5, Parquet, CIFAR's archives, and folders of images"
+KNOWN = "IDX, .npz, .npy, CSV, .mat, HDF5, Parquet, CIFAR's archives, or folders of images"
 
 
 def read_source(paths: Sequence[Path], options: Options, notify: Notify) -> Source:
@@ -90,7 +90,7 @@ def kind_of(path: Path) -> str:
     with damage_named(path), ExitStack() as held:
         head = unpacked(held.enter_context(open_named(path)), held).read(HEAD_BYTES)
     if not head:
-        raise InputError(f"{path} is empty: name a file of {KNOWN}")
+        raise InputError(f"{path} is empty: it must be one of {KNOWN}")
     return _kind_of_content(path, head)
 
 
@@ -119,9 +119,9 @@ def _kind_of_content(path: Path, head: bytes) -> str:
         )
     for magic, what in OTHER_FORMATS.items():
         if head.startswith(magic):
-            raise InputError(f"{path} is {what}: name a file of {KNOWN}")
+            raise InputError(f"{path} is {what}: it must be one of {KNOWN}")
     if set(head) & (set(range(32)) - set(b"\t\n\r\f")):
-        raise InputError(f"{path} has a format that is not known: name a file of {KNOWN}")
+        raise InputError(f"{path} has a format that is not known: it must be one of {KNOWN}")
     return CSV
 
 

@@ -135,6 +135,11 @@ def class_names(text: str | None) -> list[str]:
     if text is None:
         return []
     if "," not in text:
+        if not Path(text).is_file():
+            raise InputError(
+                f"--class-names {text}: there is no such file: give names with commas (a,b,c), or a"
+                " text file with one name a line"
+            )
         with open_named(text) as file:
             content = file.read(MOST_NAMES_BYTES).decode("utf-8-sig", "backslashreplace")
         return [line.strip() for line in content.splitlines() if line.strip()]

@@ -107,7 +107,7 @@ class Network:
 
         (classes,) for a single image.
         """
-        pixels = np.asarray(images)
+        pixels = _as_array(images, "images")
         if pixels.ndim and self._is_one(pixels.shape):
             outputs: NDArray[np.float32] = self.logits(pixels[np.newaxis])[0]
             return outputs
@@ -202,14 +202,15 @@ class Network:
         """How well the network does on ``images`` with known ``labels``.
 
         Args:
-            images: as for ``predict``, at least one.
+            images: uint8 (N, H, W) or (N, H, W, C), at least one.
             labels: integers (N,), indices into ``class_names``.
 
         Raises:
             ArgumentError: for images or labels that do not fit.
         """
         pixels = self._pixels(images)
-        tally = Tally(len(self.class_names), -(-len(pixels) // self.microbatch_size))
+        microbatches = -(-len(pixels) // self.microbatch_size)
+        tally = Tally(len(self.class_names), max(1, microbatches))  # ``count`` refuses 0 images
         self.count(tally, pixels, labels)
         return tally.score()
 
@@ -226,7 +227,7 @@ class Network:
             ArgumentError: for images or labels that do not fit.
             InputError: the network's outputs are not finite.
         """
-        pixels, numbers = self._pixels(images), np.asarray(labels)
+        pixels, numbers = self._pixels(images), _as_array(labels, "labels")
         count = len(self.class_names)
         if numbers.shape != (len(pixels),) or numbers.dtype.kind not in "iu" or not len(pixels):
             raise ArgumentError(
@@ -280,13 +281,15 @@ class Network:
 
     def _pixels(self, images: ArrayLike) -> NDArray[np.uint8]:
         """``images`` as (N, H, W, C)."""
-        pixels = np.asarray(images)
+        pixels = _as_array(images, "images")
         channels, height, width = self.image_shape
         shapes = [(height, width, channels), *([(height, width)] if channels == 1 else [])]
         if pixels.shape[1:] not in shapes or pixels.ndim < 3:
             wanted = " or ".join(str(("N", *shape)).replace("'", "") for shape in shapes)
             remedy = f"resize them to {height}x{width}"
-            if self._is_one(pixels.shape):
+            if pixels.ndim < 2:
+                remedy = "give arrays of pixels"
+            elif self._is_one(pixels.shape):
                 remedy = "for one image give images[np.newaxis]"
             elif pixels.shape[1:] == (channels, height, width):
                 remedy = "channels come last: give images.transpose(0, 2, 3, 1)"
@@ -312,6 +315,13 @@ class Network:
                 with numpy_settings():
                     logits = self._plan.forward(batch.images, training=False)
                 yield span, logits
+
+
+def _as_array(values: ArrayLike, what: str) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # of rows of different lengths
+        raise ArgumentError(f"{what} are not an array: {error}") from error
 
 
 def load(
@@ -349,7 +359,8 @@ def load(
         arrays, about = read_weights(path)
         settings = _settings(about)
     except (ValueError, LookupError, TypeError) as error:
-        reason = f"it has no attribute {error}" if isinstance(error, KeyError) else error
+        missing = isinstance(error, KeyError)
+        reason = f"it has no attribute {error}" if missing else error.__cause__ or error
         raise InputError(
             f"{path} is not a network's weights, or damaged ({reason}): name a run directory"
         ) from error

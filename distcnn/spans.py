@@ -46,6 +46,7 @@ WAIT_FOR_SUMS = "wait for sums"
 UPDATE = "update"
 # Between steps
 EVALUATION = "evaluation"
+"""Label ``split``; with ``weights``, which, unless they are the last."""
 TEST_BLOCK = "test block"
 """Label ``block``, the number of the block of test examples."""
 SUM_EVALUATION = "sum evaluation"

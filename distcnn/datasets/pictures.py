@@ -20,7 +20,7 @@ import numpy as np
 from distcnn.datasets.hdf5 import Images, by
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
-from distcnn.system.wording import counted
+from distcnn.system.wording import counted, first_few
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 NAMES = "PNG, JPEG, BMP, GIF, TIFF or WebP"
@@ -75,6 +75,10 @@ class Encoded:
 Picture = Path | Encoded
 
 
+class BrokenImageError(InputError):
+    """An image file that cannot be read."""
+
+
 def common_form(
     paths: Sequence[Picture],
     size: tuple[int, int] | None,
@@ -90,8 +94,9 @@ def common_form(
     when images differ in size, are too large or cannot be read.
     """
     first, all_gray, stored_gray, animated = size, not grayscale, True, 0
+    broken: dict[Picture, BrokenImageError] = {}
     for path in paths:
-        with _opened(path) as image:
+        with _noting(broken, path), _opened(path) as image:
             has_frames = image.format in ("PNG", "GIF", "TIFF", "WEBP")
             animated += has_frames and getattr(image, "is_animated", False)
             if size is None:
@@ -106,6 +111,10 @@ def common_form(
                 pixels = np.asarray(_on_background(image, background)[0])
                 all_gray = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
                 stored_gray &= image.mode not in ("RGB", "CMYK", "YCbCr") or image.format == "WEBP"
+    if broken:
+        (_, error), *others = broken.items()
+        more = f", and {counted(len(others), 'other broken file')}:" if others else ""
+        raise InputError(f"{error}{more} {first_few(path for path, _ in others)}".rstrip())
     assert first is not None  # there are paths
     if animated:
         images = counted(animated, "image")
@@ -239,6 +248,15 @@ def _on_background(image: Any, background: str) -> tuple[Any, bool]:
 
 
 @contextmanager
+def _noting(broken: dict[Picture, BrokenImageError], path: Picture) -> Iterator[None]:
+    """Go on after an image that cannot be read, so that all can be named."""
+    try:
+        yield
+    except BrokenImageError as error:
+        broken[path] = error
+
+
+@contextmanager
 def _opened(path: Picture, deep: bool = False) -> Iterator[Any]:
     """Open an image file as one of ``FORMATS``; Pillow's exceptions become ``InputError``.
 
@@ -266,6 +284,6 @@ def _opened(path: Picture, deep: bool = False) -> Iterator[Any]:
             reason = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, UnidentifiedImageError):
                 reason = f"it is not {NAMES}, or damaged"
-            raise InputError(
+            raise BrokenImageError(
                 f"{path} cannot be read as an image ({reason}): replace or remove it"
             ) from error

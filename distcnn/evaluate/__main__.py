@@ -37,8 +37,8 @@ def make_parser() -> Parser:
         description=(
             "Evaluate the network of a finished run: accuracy with its 95 % confidence interval"
             " (Wilson), loss (mean cross-entropy), precision, recall and F1 of each class, the"
-            " confusion matrix and the worst mistakes. Under mpirun, the ranks share the images, with"
-            " the same output."
+            " confusion matrix and the worst mistakes. Under mpirun, the ranks share the images,"
+            " with the same output."
         ),
     )
     data = "the image set (default: the run's own); its classes must be the network's"

@@ -18,6 +18,7 @@ from distcnn.errors import InputError
 from distcnn.network import Network, load, weights_file
 from distcnn.score import Score, Tally
 from distcnn.system.wording import counted, first_few
+from distcnn.training.arguments import ARRAYS
 from distcnn.training.data import content_sha256, held_out
 from distcnn.training.evaluation import examples_of_rank, num_blocks
 from distcnn.training.results import RESULT, DatasetRecord, read_result
@@ -118,6 +119,11 @@ def read_records(weights: Path, of_file: str | None) -> tuple[str, Records | Non
     if not records or not records.dataset.path:
         raise InputError(
             f"{run} does not say where its image set is ({RESULT}): name one with --data FILE.h5"
+        )
+    if records.config.data == ARRAYS:
+        raise InputError(
+            f"{run} was trained on arrays in memory: name a file of the same images with --data"
+            " FILE.h5"
         )
     path = records.dataset.path
     if not Path(path).exists():

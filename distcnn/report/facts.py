@@ -41,13 +41,15 @@ def headline(run: RunRecords) -> str:
     steps = f"{counted(result.steps, 'step')} ({counted(result.epochs, 'whole epoch')})"
     right = f"{result.test_correct:,} of {counted(result.test_examples, 'test image')}"
     told = f"After {steps}, {right} are classified correctly."
+    split = result.choosing_split
+    if result.stopped_early:
+        told += f" It ended early: the {split} accuracy had stopped improving (--patience)."
+    if result.target_reached:
+        told += f" It ended at its target, a {split} accuracy of {result.target_accuracy:.2%}."
     if result.best_step != result.steps:
-        which, best = "validation", result.best_validation_accuracy
-        if best is None:
-            which, best = "test", result.best_test_accuracy
         told += (
-            f" The best {which} accuracy was {best:.2%}, after step {result.best_step:,}:"
-            " weights-best.h5 has those weights."
+            f" The best {split} accuracy was {result.best_choosing_accuracy:.2%}, after step"
+            f" {result.best_step:,}: weights-best.h5 has those weights."
         )
     return told
 

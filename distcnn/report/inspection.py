@@ -28,6 +28,7 @@ from distcnn.report.pictures import MOST_TILES, Picture, picture, sheet
 from distcnn.report.records import RunRecords
 from distcnn.score import Mistake, Score
 from distcnn.system.wording import counted
+from distcnn.training.arguments import ARRAYS
 from distcnn.user_code import TRUST_FLAG, modules_of, require_outside
 
 MOST_EXAMPLES, MOST_BYTES = 20_000, 2**28
@@ -167,11 +168,12 @@ def read_test_set(
     """Test images, their labels and indices, all or blocks of them, and the image set."""
     assert run.result is not None
     path = data or run.result.dataset.path
-    if not Path(path).exists():
+    if not data and run.config and run.config.data == ARRAYS:
         raise InputError(
-            f"the image set {path!r} is not here (a file that has moved, or arrays in memory): name"
-            " it with --data FILE"
+            "the run was trained on arrays in memory: name a file of the same images with --data"
         )
+    if not Path(path).exists():
+        raise InputError(f"the image set {path} is not here: if it has moved, name it with --data")
     dataset = HDF5Dataset(path)
     info = dataset.read_info()
     form, wanted = (

@@ -26,6 +26,7 @@ def view(number: int, run: RunRecords, found: Inspection) -> dict[str, Any]:
     tables = [confusion.confusions(score, names), confusion.by_class(score, names)] if score else []
     traced, trace_note = time_split.traced_step(run, number)
     circumstances, circumstances_note = facts.circumstances(run)
+    commands, commands_note = proof.commands(run)
     return {
         "label": run.label,
         "headline": facts.headline(run),
@@ -42,7 +43,8 @@ def view(number: int, run: RunRecords, found: Inspection) -> dict[str, Any]:
         "dataset": facts.dataset_facts(run),
         "ledger": proof.ledger(run),
         "hashes": proof.hashes(run, found),
-        "commands": proof.commands(run),
+        "commands": commands,
+        "commands_note": commands_note,
     }
 
 

@@ -12,10 +12,12 @@ from distcnn.report.facts import count_of, ranks_of
 from distcnn.report.inspection import Inspection
 from distcnn.report.records import RunRecords
 from distcnn.system.wording import counted, shell_command, shell_word
+from distcnn.training.arguments import ARRAYS
+from distcnn.training.receipt import Line
 from distcnn.training.results import SHA256SUMS, damage_of
 from distcnn.user_code import TRUST_FLAG
 
-NOT_OF_THE_RUN = {"output", "source", "expect_ranks", "trace", "trace_from"}
+NOT_OF_THE_RUN = {"output", "source", "expect_ranks", "trace", "trace_from", "tensorboard"}
 """Settings of a start that a repetition does not need."""
 MOST_HASHES = 100
 
@@ -25,7 +27,7 @@ def ledger(run: RunRecords) -> list[str]:
     if run.receipt is None:
         return [f"There is no receipt to read: {'; '.join(run.problems)}."]
     total = run.recorded("dataset", "train_examples")
-    epochs = [line for line in run.receipt.lines if line["kind"] == "epoch"]
+    epochs = _epochs(run)
     whole = [line for line in epochs if "order_sha256" in line and line.get("examples") == total]
     told = []
     if whole:
@@ -43,6 +45,12 @@ def ledger(run: RunRecords) -> list[str]:
     end = "where the run ended" if run.receipt.ended else "before the end of the run"
     last = f"The receipt goes up to step {run.receipt.last_step:,}, {end}."
     return [*told, _compared_ranks(run), last]
+
+
+def _epochs(run: RunRecords) -> list[Line]:
+    """The last line of each epoch: one that a resume has ended was evaluated again."""
+    lines = run.receipt.lines if run.receipt else []
+    return list({line["step"]: line for line in lines if line["kind"] == "epoch"}.values())
 
 
 def _compared_ranks(run: RunRecords) -> str:
@@ -74,29 +82,35 @@ def hashes(run: RunRecords, inspection: Inspection) -> Table:
         ]
     rows += [
         (f"Order of the examples, up to step {line['step']:,}", str(line["order_sha256"]))
-        for line in (run.receipt.lines if run.receipt else [])[-MOST_HASHES:]
-        if line["kind"] == "epoch" and "order_sha256" in line
+        for line in _epochs(run)[-MOST_HASHES:]
+        if "order_sha256" in line
     ]
     return Table("SHA-256", ("of what", "value"), [row for row in rows if row[1]])
 
 
-def commands(run: RunRecords) -> list[tuple[str, str]]:
-    """What one may do with the run, and the command for it."""
+def commands(run: RunRecords) -> tuple[list[tuple[str, str]], str]:
+    """What one may do with the run, with the command for it, and a note on what has none."""
     path, own = str(run.path), [TRUST_FLAG] if run.config and run.config.own_code else []
-    found = []
-    if run.config:
+    found, note = [], ""
+    of_arrays = run.config is not None and run.config.data == ARRAYS
+    if of_arrays:
+        note = (
+            "The run was trained on arrays, from Python: only a program that has them can repeat,"
+            " check or continue it, with Trainer.fit."
+        )
+    if run.config and not of_arrays:
         flags = ["python", "-m", "distcnn.train", *changed_flags(run.config), "--output", "NEW"]
         found.append(("Train it again, on any number of ranks", flags))
-    if run.receipt:
+    if run.receipt and not of_arrays:
         verify = ["python", "-m", "distcnn.verify", path, *own]
         found.append(("Replay it and compare every recorded number", verify))
-    if run.result is None:
+    if run.result is None and not of_arrays:
         resume = ["python", "-m", "distcnn.train", "--resume", path, *own]
         found.append(("Continue it, on any number of ranks", resume))
     shown = [(what, shell_command(words)) for what, words in found]
     if run.result and (run.path / SHA256SUMS).exists():
         shown.append(("Check its files", f"cd {shell_word(path)} && sha256sum -c {SHA256SUMS}"))
-    return shown
+    return shown, note
 
 
 def changed_flags(config: Config) -> list[str]:
@@ -108,5 +122,9 @@ def changed_flags(config: Config) -> list[str]:
         word
         for name, default in defaults.items()
         if name not in NOT_OF_THE_RUN and (value := getattr(config, name)) != default
-        for word in (as_flag(name), str(value))
+        for word in (as_flag(name), _written(value))
     ]
+
+
+def _written(value: object) -> str:
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -54,12 +54,13 @@ class Evaluation:
     predicted: NDArray[np.int64] | None = field(default=None, init=False)
     """Number of images that the latest evaluation put into each class."""
 
-    def __call__(self) -> Totals:
+    def __call__(self, **labels: object) -> Totals:
         """Loss, correct answers and examples over the whole split, on every rank. Collective.
 
-        All ranks raise ``EvaluationFailure`` or ``EvaluationStopped`` together.
+        All ranks raise ``EvaluationFailure`` or ``EvaluationStopped`` together. ``labels`` are the
+        span's, beside the split.
         """
-        with Span(spans.EVALUATION):
+        with Span(spans.EVALUATION, split=self.split, **labels):
             return self._evaluate()
 
     def _evaluate(self) -> Totals:

@@ -14,7 +14,9 @@ from distcnn.system.terminal import USUAL_COLUMNS, watched_columns
 from distcnn.training.time_left import TimeLeft
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
-"""``bar`` or ``lines``; default: a bar if a terminal shows the output, also through ``mpirun``."""
+"""``bar`` or ``lines``; default: a bar if a terminal shows the output, also through ``mpirun``,
+and is not a dumb one.
+"""
 LEAST_COLUMNS = 20
 """A narrower terminal has no room for a bar."""
 SECONDS_TO_REDRAW = 0.2
@@ -26,7 +28,7 @@ class Progress:
     def __init__(self) -> None:
         self._bar: Any = None
         self._time_left: TimeLeft | None = None
-        self._redraw_at = 0.0
+        self._redraw_at, self._latest = 0.0, ""
 
     def start(
         self, total_steps: int, steps_taken: int = 0, time_left: TimeLeft | None = None
@@ -34,7 +36,8 @@ class Progress:
         """The next of ``total_steps`` is about to be taken: show the bar, where there is one."""
         self._time_left = time_left
         columns = watched_columns() or 0
-        usual = "bar" if columns >= LEAST_COLUMNS else "lines"
+        can_redraw = columns >= LEAST_COLUMNS and os.environ.get("TERM") != "dumb"
+        usual = "bar" if can_redraw else "lines"
         if os.environ.get(PROGRESS_VARIABLE, usual) == "bar":
             from tqdm import tqdm  # on rank 0 of a terminal alone: the others need not read it
 
@@ -65,12 +68,13 @@ class Progress:
         if self._time_left:
             self._time_left.begin()
         if self._bar is not None:
+            self._latest = f"loss {loss:.4f}, {images_per_second:,.0f} images/s"
             now = time.monotonic()
             if now >= self._redraw_at:
                 self._redraw_at = now + SECONDS_TO_REDRAW
-                left = [self._time_left.text()] if self._time_left else []
-                shown = [*left, f"loss {loss:.4f}", f"{images_per_second:,.0f} images/s"]
-                self._bar.set_postfix_str(", ".join(filter(None, shown)), refresh=False)
+                left = self._time_left.text() if self._time_left else ""
+                shown = f"{left}, {self._latest}" if left else self._latest
+                self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(1)
 
     def interval(self, line: str) -> None:
@@ -84,6 +88,7 @@ class Progress:
     def close(self) -> None:
         """The run is over, successfully or not."""
         if self._bar is not None:
+            self._bar.set_postfix_str(self._latest, refresh=False)
             self._bar.close()
             self._bar = None
 

@@ -115,7 +115,7 @@ class Selection:
         best = None
         if self._state.best_step != self._state.step and self._best is not None:
             with _replaced(self._run.parameters.values, self._best):
-                best = self._run.evaluation()
+                best = self._run.evaluation(weights="best")
         return self._run.evaluation(), best
 
 

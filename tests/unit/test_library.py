@@ -171,8 +171,9 @@ def test_only_a_run_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(dc.InputError, match=r"not a run directory.*weights\.h5"):
         dc.load(tmp_path)
     (tmp_path / "weights.h5").write_bytes(b"nonsense")
-    with pytest.raises(dc.InputError, match="not a network's weights, or damaged"):
+    with pytest.raises(dc.InputError, match="not a network's weights, or damaged") as caught:
         dc.load(tmp_path)
+    assert str(caught.value).count("damaged") == 1
     with pytest.raises(dc.InputError, match="no such run"):
         dc.load(tmp_path / "nothing")
     (tmp_path / "weights.h5").unlink()
@@ -187,10 +188,12 @@ def test_only_a_run_is_accepted(tmp_path: Path) -> None:
         (np.zeros((2, 28, 28)), "uint8"),
         (np.zeros((2, 30, 28), np.uint8), "resize"),
         (np.zeros((2, 3, 28, 28), np.uint8), "N, 28, 28, 1"),
+        ([[1, 2], [3]], "not an array"),
+        ("digit.png", "give arrays of pixels"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(
-    images: np.ndarray, message: str, image_set: MakeImageSet
+    images: Any, message: str, image_set: MakeImageSet
 ) -> None:
     run = dc.Trainer("mlp", **FEW).fit(image_set(), max_steps=1)
     assert run.network is not None

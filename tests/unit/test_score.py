@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import binomtest
 
 from distcnn import nn
-from distcnn.errors import InputError
+from distcnn.errors import ArgumentError, InputError
 from distcnn.network import Network
 from distcnn.score import Mistake, Score, Tally, wilson_interval
 
@@ -102,3 +102,8 @@ def test_the_worst_mistakes_come_first_and_equal_ones_in_order() -> None:
 def test_outputs_that_are_not_finite_are_refused() -> None:
     with pytest.raises(InputError, match=r"examples 0 to 3: .*not finite"):
         network(scale=math.nan).evaluate(images_of([0, 1, 2, 0, 1]), [0, 1, 2, 0, 1])
+
+
+def test_nothing_to_evaluate_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="at least one image"):
+        network().evaluate(np.zeros((0, 1, 3), np.uint8), [])

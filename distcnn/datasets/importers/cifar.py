@@ -52,7 +52,9 @@ def read_cifar(path: Path, options: Options) -> Source:
     """A folder or archive, or the folder in it that holds the files."""
     files = _of_folder(path) if path.is_dir() else _of_archive(path)
     if not is_cifar(list(files)):
-        raise InputError(f"{path} does not hold CIFAR's files: {FETCH}")
+        raise InputError(
+            f"{path} is a TAR archive, but not one of CIFAR's: unpack it, and name what it holds"
+        )
     is_binary = any(name.endswith(".bin") for name in files)
     is_100 = "train" in files or "train.bin" in files
     if options.coarse and not is_100:

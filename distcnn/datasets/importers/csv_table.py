@@ -1,4 +1,7 @@
-"""CSV files: one image in a row, its label in the first, the last or a named column."""
+"""CSV files: one image in a row, its label in the first, the last or a named column.
+
+The pixels are in columns of their own, or all in one, as a text with blanks (FER2013).
+"""
 
 from __future__ import annotations
 
@@ -30,20 +33,25 @@ from distcnn.errors import InputError
 from distcnn.system.files import open_named
 from distcnn.system.wording import counted, first_few
 
-DELIMITERS = ",;\t "
+DELIMITERS = ",;\t"
 LABEL_NAMES = ("label", "labels", "class", "target", "y", "digit", "letter", "emotion", "category")
 FIRST, LAST = "first", "last"
+LEAST_NUMBERED = 8
+"""A row 0, 1, 2 ... of more columns is one of column numbers."""
 MOST_LINE_BYTES = 2**25
 """Far more than an image of the largest size; longer lines are never read."""
 ROWS_AT_ONCE = 2000
 LOOK_ROWS = 2000
 """How many rows are looked at to find the column of the labels."""
+PACKED = re.compile(r"[\[\s]*\d+\.?\d*([\s,]+\d+\.?\d*){3,}[\s\]]*")
+"""A field with all pixels of an image."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """How rows are read: ``label`` is the label's column of ``columns``, ``left_out`` are others
-    without pixels.
+    without pixels; ``packed`` holds all pixels, and ``split`` says which split a row is in, where
+    there are such columns.
     """
 
     delimiter: str
@@ -52,22 +60,27 @@ class Layout:
     label: int
     label_name: str
     left_out: tuple[int, ...] = ()
+    packed: int | None = None
+    split: int | None = None
 
 
 def read_csv(paths: Sequence[Path], options: Options) -> Source:
-    """CSV files as a source; their names may say which split they are."""
+    """CSV files as a source; their names, or a column, may say which split they are."""
+    if options.images or options.test_images:
+        raise InputError("--images and --test-images have no effect on CSV files: leave them out")
     parts: dict[str, list[Examples]] = {}
     notes = []
     for path in paths:
-        split = split_of(path.name) or "train"
         with damage_named(path):
             layout = find_layout(path, options.labels)
-            parts.setdefault(split, []).append(_read(path, layout))
+            found = _read(path, layout)
         header = "header" if layout.header else "no header"
-        notes.append(
-            f"{split} split: {path.name}, {len(parts[split][-1].labels):,} rows, {header}, labels"
-            f" in {layout.label_name}"
-        )
+        for split, part in found.items():
+            parts.setdefault(split, []).append(part)
+            notes.append(
+                f"{split} split: {path.name}, {len(part.labels):,} rows, {header}, labels in"
+                f" {layout.label_name}"
+            )
     examples = {split: join(found) for split, found in parts.items()}
     is_emnist = all("emnist" in path.name.lower() for path in paths)
     return Source("CSV", examples, transposed=is_emnist, notes=notes)
@@ -81,69 +94,98 @@ def find_layout(path: Path, wanted: str | None) -> Layout:
         raise InputError(f"{path} has {counted(len(lines), 'line')}: it must have a row per image")
     counts = Counter(lines[0])
     delimiter = max(DELIMITERS, key=lambda mark: counts[mark])
+    delimiter = delimiter if counts[delimiter] else " "
     rows = [_fields(line, delimiter) for line in lines]
     columns = len(rows[0])
-    if columns < 3:
+    packed = next((i for i, field in enumerate(rows[1]) if PACKED.fullmatch(field)), None)
+    if columns < 3 and packed is None:
         raise InputError(
             f"{path}: line 1 has {counted(columns, 'column')}: a row must hold a label and all"
             " pixels of an image, separated by commas"
         )
     texts = sum(not _is_number(field) for field in rows[1])
-    if texts > len(rows[1]) / 2:
+    if texts > len(rows[1]) / 2 and packed is None:
         raise InputError(
             f"{path} holds text, not numbers: a row must hold a label and all pixels of an image"
         )
-    header = sum(not _is_number(field) for field in rows[0]) > 1
+    header = _is_header(rows[0]) if packed is None else not PACKED.fullmatch(rows[0][packed])
     names = [field.strip().strip('"').lower() for field in rows[0]] if header else []
-    label, left_out = _by_header(path, names, wanted) if header else (None, ())
+    body = [row for row in rows[header:] if len(row) == columns]
+    if packed is None:
+        kinds = [re.sub(r"[\d_x.]+", "#", name) for name in names]
+        pixels = Counter(kinds).most_common(1)[0][0] if kinds else ""
+        others = [i for i, kind in enumerate(kinds) if kind != pixels]
+    else:
+        others = [i for i in range(columns) if i != packed]
+    split = next((i for i in others if body and all(split_of(row[i]) for row in body)), None)
+    candidates = [i for i in others if i != split]
+    label = _label_of(path, names, columns, candidates, wanted)
     if label is None:
-        label = _by_content(path, rows[header:], columns, wanted)
+        label = _by_content(path, body, columns)
     place = {0: "the first column", columns - 1: "the last column"}.get(label, "a column")
     name = f"column '{names[label]}'" if header else place
-    return Layout(delimiter, columns, header, label, name, left_out)
+    left_out = tuple(i for i in others if i != label)
+    return Layout(delimiter, columns, header, label, name, left_out, packed, split)
 
 
-def _by_header(
-    path: Path, names: Sequence[str], wanted: str | None
-) -> tuple[int | None, tuple[int, ...]]:
-    """The label's column and those that hold no pixels, by the names of the columns."""
-    kinds = [re.sub(r"[\d_x.]+", "#", name) for name in names]
-    pixels = Counter(kinds).most_common(1)[0][0]
-    others = [i for i, kind in enumerate(kinds) if kind != pixels]
-    if wanted in (FIRST, LAST):
-        label = 0 if wanted == FIRST else len(names) - 1
-    elif wanted:
-        if wanted.lower() not in names:
-            listed = first_few((names[i] for i in others), 8)
-            raise InputError(f"{path} has no column '{wanted}': choose one of {listed}")
-        label = names.index(wanted.lower())
-    else:
-        found = [i for i in others if names[i] in LABEL_NAMES] or others
-        if len(found) != 1:
-            if not others:
-                return None, ()
-            listed = first_few((names[i] for i in found), 8)
-            raise InputError(
-                f"{path} has several columns beside the pixels ({listed}): name that of the labels"
-                " with --labels NAME"
-            )
-        label = found[0]
-    return label, tuple(i for i in others if i != label)
+def _is_header(fields: Sequence[str]) -> bool:
+    """Whether a row is one of names: texts, the columns' numbers, or values that pandas took for
+    names and made different (0, 0.1, 0.2).
+    """
+    numbers = [field.strip() for field in fields if _is_number(field)]
+    if len(fields) - len(numbers) > 1:
+        return True
+    if len(numbers) > LEAST_NUMBERED and numbers in (
+        [str(first + i) for i in range(len(numbers))] for first in (0, 1)
+    ):
+        return True
+    seen: Counter[str] = Counter()
+    for number in numbers:
+        value, _, repeated = number.rpartition(".")
+        if number in seen or (value in seen and repeated != str(seen[value])):
+            return False
+        seen[value if value in seen else number] += 1
+    return max(seen.values(), default=0) > 1
 
 
-def _by_content(path: Path, rows: Sequence[Sequence[str]], columns: int, wanted: str | None) -> int:
-    """The label's column, the first or the last one, by the values in it."""
+def _label_of(
+    path: Path, names: Sequence[str], columns: int, candidates: Sequence[int], wanted: str | None
+) -> int | None:
+    """The label's column: what is wanted, or the only one without pixels, or that of such a name.
+
+    None if that does not say it.
+    """
     if wanted in (FIRST, LAST):
         return 0 if wanted == FIRST else columns - 1
-    if wanted:
+    listed = first_few(
+        (names[i] if names else str(i + 1) for i in candidates if not names or names[i]), 8
+    )
+    if wanted and not names:
         raise InputError(
             f"{path} has no header, so no column '{wanted}': give --labels first or --labels last"
         )
-    full = [row for row in rows if len(row) == columns]
-    found = [index for index in (0, columns - 1) if _are_labels([row[index] for row in full])]
+    if wanted:
+        if wanted.lower() not in names:
+            there = f": choose {'one of ' if len(candidates) > 1 else ''}{listed}" if listed else ""
+            raise InputError(f"{path} has no column '{wanted}'{there}")
+        return names.index(wanted.lower())
+    found = [i for i in candidates if names and names[i] in LABEL_NAMES] or candidates
+    if len(found) > 1:
+        remedy = "NAME" if names else "first or --labels last"
+        raise InputError(
+            f"{path} has several columns besides the pixels ({listed}): name that of the labels"
+            f" with --labels {remedy}"
+        )
+    return found[0] if found else None
+
+
+def _by_content(path: Path, rows: Sequence[Sequence[str]], columns: int) -> int:
+    """The label's column, the first or the last one, by the values in it."""
+    found = [index for index in (0, columns - 1) if _are_labels([row[index] for row in rows])]
     if len(found) != 1:
-        problem = "neither the first nor the last column looks like one of labels"
-        problem = "the first and the last column both look like labels" if found else problem
+        problem = "the first and the last column both look like labels"
+        if not found:
+            problem = "neither the first nor the last column looks like labels; if one is"
         raise InputError(f"{path}: {problem}: give --labels first or --labels last")
     return found[0]
 
@@ -159,49 +201,71 @@ def _are_labels(fields: Sequence[str]) -> bool:
     return low in (0, 1) and len(values) >= 0.8 * (high - low + 1)
 
 
-def _read(path: Path, layout: Layout) -> Examples:
-    """All rows of a file. ``InputError`` names the line of a row that is not like the first."""
+def _read(path: Path, layout: Layout) -> dict[str, Examples]:
+    """All rows of a file by split. ``InputError`` names the line of a row that is not like the
+    first.
+    """
     labels: list[str] = []
+    splits: list[str] = []
     images: list[Array] = []
     line, size = 1 + layout.header, 0
+    own = split_of(path.name) or "train"
     with ExitStack() as held:
         lines = _lines(path, held)
         list(islice(lines, int(layout.header)))
-        while rows := list(islice(lines, ROWS_AT_ONCE)):
-            texts, pixels = _parse(path, rows, layout, line)
-            labels += texts
-            images.append(pixels)
-            size += pixels.nbytes
+        while texts := list(islice(lines, ROWS_AT_ONCE)):
+            rows = [_fields(text, layout.delimiter) for text in texts]
+            images.append(_parse(path, rows, layout, line))
+            labels += [row[layout.label].strip() for row in rows]
+            splits += [own if layout.split is None else split_of(row[layout.split]) for row in rows]
+            size += images[-1].nbytes
             require_room(str(path), size)
             line += len(rows)
+    if "" in splits:
+        row = splits.index("") + 1
+        raise InputError(f"{path}, row {row}: a column that names the splits has another value")
     is_number = all(map(_is_number, labels))
     found = np.array(labels, np.float64) if is_number else np.array(labels)
-    return Examples(str(path), ArrayStack(np.concatenate(images)), found)
+    if len({each.shape[1] for each in images}) > 1:
+        raise InputError(f"{path} has images of several sizes: all must have the same size")
+    pixels, names = np.concatenate(images), np.array(splits)
+    if len(set(splits)) == 1:
+        return {splits[0]: Examples(str(path), ArrayStack(pixels), found)}
+    return {
+        split: Examples(str(path), ArrayStack(pixels[names == split]), found[names == split])
+        for split in dict.fromkeys(splits)
+    }
 
 
-def _parse(path: Path, rows: Sequence[str], layout: Layout, line: int) -> tuple[list[str], Array]:
-    """Labels and pixels of some rows, of which the first is line ``line`` of the file."""
-    labels, pixels = [], []
-    skipped = {layout.label, *layout.left_out}
-    for number, row in enumerate(rows, line):
-        fields = _fields(row, layout.delimiter)
+def _parse(path: Path, rows: Sequence[Sequence[str]], layout: Layout, line: int) -> Array:
+    """The pixels of some rows, of which the first is line ``line`` of the file."""
+    pixels, skipped = [], {layout.label, *layout.left_out}
+    for number, fields in enumerate(rows, line):
         if len(fields) != layout.columns:
             raise InputError(
                 f"{path}, line {number}: {counted(len(fields), 'column')} instead of"
                 f" {layout.columns:,}: it is damaged"
             )
-        labels.append(fields[layout.label].strip())
-        pixels.append(layout.delimiter.join(f for i, f in enumerate(fields) if i not in skipped))
+        if layout.packed is None:
+            pixels.append([field for i, field in enumerate(fields) if i not in skipped])
+        else:
+            pixels.append(re.sub(r"[\[\],\s]+", " ", fields[layout.packed]).split())
+        if len(pixels[-1]) != len(pixels[0]):
+            raise InputError(
+                f"{path}, line {number}: {counted(len(pixels[-1]), 'pixel')} instead of"
+                f" {len(pixels[0]):,}: all images must have the same size"
+            )
+    texts = list(map(",".join, pixels))
     for kind in (np.uint8, np.int64, np.float64):
         try:
-            found = np.loadtxt(pixels, kind, delimiter=layout.delimiter, comments=None, ndmin=2)
+            return np.loadtxt(texts, kind, delimiter=",", comments=None, ndmin=2)
         except (ValueError, OverflowError):
             continue
-        return labels, found
-    for number, row in enumerate(pixels, line):
-        bad = next((f for f in row.split(layout.delimiter) if not _is_number(f)), None)
+    for number, fields in enumerate(pixels, line):
+        bad = next((field for field in fields if not _is_number(field)), None)
         if bad is not None:
-            raise InputError(f"{path}, line {number}: {bad[:20]!r} is not a number")
+            what = f"{bad[:20]!r} is not a number" if bad.strip() else "a pixel is missing"
+            raise InputError(f"{path}, line {number}: {what}")
     raise InputError(
         f"{path}, lines {line} to {line + len(rows) - 1} cannot be read: it is damaged"
     )

@@ -148,7 +148,7 @@ def _whole(labels: Array) -> NDArray[np.int64]:
     if not is_whole.all():
         index = int(np.flatnonzero(~is_whole)[0])
         raise InputError(
-            f"label {index} is {labels[index]}: labels must be whole numbers or text; name the"
-            " right array or column with --labels NAME"
+            f"label {index} is {labels[index]}: labels must be text, or whole numbers below 2^53;"
+            " name the right array or column with --labels NAME"
         )
     return labels.astype(np.int64)

@@ -27,6 +27,8 @@ ROLES = {
 }
 """Names of folders that are not classes, in any case and with any ``ENDING``."""
 ENDING = re.compile(r"(set|data|images|imgs|split|folder)$")
+IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
+"""A class folder may hold its images in such a folder, as Tiny ImageNet's do."""
 HIDDEN = frozenset(
     ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 )
@@ -51,6 +53,16 @@ class Folder:
         plain = re.sub(r"[\W_]+", "", self.name.casefold())
         names = {plain, ENDING.sub("", plain)}
         return next((role for role, known in ROLES.items() if names & set(known)), None)
+
+    def only_folder(self) -> Folder | None:
+        """The one folder in it with images, if there are no other images."""
+        found = [child for child in self.folders if child.all_images()]
+        return found[0] if len(found) == 1 and not self.images else None
+
+    def name_of_inner(self) -> str:
+        """The name of the one folder in it with images, if there are no other images."""
+        inner = self.only_folder()
+        return inner.name.casefold() if inner else ""
 
     def inner_images(self) -> list[Path]:
         """The images in folders below it."""
@@ -78,6 +90,9 @@ def find_layout(
             " class"
         )
     top = read_images(folder, warn)
+    while (inner := top.only_folder()) and not inner.images and not inner.role:
+        warn(f"'{inner.name}' is the only folder in {top.path}, so the set is in it")
+        top = inner
     flat = [child for child in top.folders if child.role and child.images]
     flat = [child for child in flat if not child.inner_images()]
     sets = [child for child in top.folders if child.role and child not in flat]
@@ -177,7 +192,8 @@ def _classes(folder: Folder, warn: Warn) -> Classes:
             f"{folder.path} holds {found if folder.images else f'no folders with {NAMES} files'}:"
             " it must hold one folder of images for each class"
         )
-    if not any(child.images for child in folder.folders):
+    inner_names = {child.name_of_inner() for child in folder.folders if child.all_images()}
+    if not any(child.images for child in folder.folders) and not inner_names <= IMAGE_FOLDERS:
         inner = [child.path for child in folder.folders if child.folders]
         raise InputError(
             f"{folder.path} holds images only one level below its class folders, in"

@@ -8,6 +8,7 @@ files crash it.
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,16 @@ from pathlib import Path
 import numpy as np
 
 from distcnn.datasets.importers import idx
+from distcnn.datasets.importers.cifar import PIXELS, SHAPE
 from distcnn.datasets.importers.named_arrays import NamedArray, source_of
-from distcnn.datasets.importers.source import Array, Options, Source, damage_named, require_room
+from distcnn.datasets.importers.source import (
+    Array,
+    ArrayStack,
+    Options,
+    Source,
+    damage_named,
+    require_room,
+)
 from distcnn.system.files import open_named
 
 HEADER_BYTES = 128
@@ -33,6 +42,7 @@ CLASSES = dict(enumerate(("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", 
 """Types of matrices of numbers."""
 COMPLEX = 0x0800
 MOST_NESTED = 10
+CIFAR_FILE = re.compile(r"data_batch_\d|test_batch|batches\.meta|train\.mat|test\.mat|meta\.mat")
 SVHN_SHAPE, SVHN_LABELS = (32, 32, 3), set(range(1, 11))
 
 
@@ -42,7 +52,20 @@ def read_mat(paths: Sequence[Path], options: Options) -> Source:
     source = source_of("MATLAB", arrays, options, transposed=None)
     if all("emnist" in path.name.lower() for path in paths):
         return replace(source, transposed=True, classes=_mapped(arrays))
+    is_row = all(part.images.shape[1:] == (PIXELS,) for part in source.examples.values())
+    if is_row and not options.image_size and CIFAR_FILE.match(paths[0].name):
+        return _as_cifar(source)
     return _as_svhn(source)
+
+
+def _as_cifar(source: Source) -> Source:
+    """With rows of pixels as images, channel after channel, as in CIFAR's other files."""
+    examples = {}
+    for split, part in source.examples.items():
+        pixels = np.concatenate(list(part.images.pieces(part.images.shape[0])))
+        examples[split] = replace(part, images=ArrayStack(pixels.reshape(-1, *SHAPE)))
+    note = "the files are named as CIFAR's, so each row is an image of 3x32x32"
+    return replace(source, examples=examples, transposed=False, notes=[*source.notes, note])
 
 
 def _mapped(arrays: Sequence[NamedArray]) -> dict[int, str]:

@@ -101,7 +101,7 @@ def source_of(kind: str, arrays: Sequence[NamedArray], options: Options, **detai
     for split, pairs in chosen.items():
         parts = [_pair(images, labels) for images, labels in pairs]
         examples[split] = join(parts)
-        notes += [f"{split} split: {images}, {labels}" for images, labels in pairs]
+        notes += [f"{split} split: {', '.join(_shown(pair, arrays))}" for pair in pairs]
     names = {
         array.name: [as_text(value) for value in array.load().tolist()]
         for array in arrays
@@ -160,7 +160,8 @@ def role_of(array: NamedArray) -> str:
     if role == "images":
         is_large = len(array.shape) > 1 and math.prod(sorted(array.shape)[:-1]) >= FEWEST_PIXELS
         return role if is_large and not array.is_text else ""
-    return "" if role == "names" or not array.shape or len(array.shape) > 2 else role
+    is_flat = len(array.shape) in (1, 2) or (array.shape and math.prod(array.shape[1:]) == 1)
+    return role if role != "names" and is_flat else ""
 
 
 def _named_by_themselves(arrays: Sequence[NamedArray]) -> Pairs:
@@ -198,15 +199,23 @@ def _pairs_of(
 
 def _listed(arrays: Sequence[NamedArray]) -> str:
     """What there is, and the remedy."""
-    files = {array.file for array in arrays}
-    shown = [f"{array.file}: {array}" if len(files) > 1 else str(array) for array in arrays]
-    listed = first_few(shown, 12) or "no arrays"
-    return f"found {listed}: name them with --images NAME --labels NAME"
+    listed = f"found {first_few(_shown(arrays, arrays), 12) or 'no arrays'}"
+    if len(arrays) < 2:
+        return f"{listed}: there must be images and labels; name all files that hold them"
+    return f"{listed}: name them with --images NAME --labels NAME"
+
+
+def _shown(some: Sequence[NamedArray], arrays: Sequence[NamedArray]) -> list[str]:
+    """Arrays as texts, with their files where there are several."""
+    several = len({array.file for array in arrays}) > 1
+    return [f"{array.file}: {array}" if several else str(array) for array in some]
 
 
 def _pair(images: NamedArray, labels: NamedArray) -> Examples:
     """The arrays, with the examples on the first axis of both."""
     pixels, found = images.load(), labels.load()
+    if found.ndim > 2 and found.size == len(found):
+        found = found.ravel()
     if found.ndim == 2 and found.shape[0] == 1:
         found = found.T
     count = len(found)

@@ -45,7 +45,9 @@ def _members(path: Path) -> Iterator[NamedArray]:
     if len(infos) > MOST_MEMBERS:
         raise InputError(f"{path} holds {len(infos):,} arrays: at most {MOST_MEMBERS:,} are read")
     if not infos:
-        raise InputError(f"{path} is a ZIP archive without NumPy arrays: unpack it, and name them")
+        raise InputError(
+            f"{path} is a ZIP archive without NumPy arrays: unpack it, and name what it holds"
+        )
     for info in infos:
         name = info.filename.removesuffix(".npy")
         stored = info.compress_size if info.compress_type != zipfile.ZIP_STORED else None

@@ -90,10 +90,13 @@ def _columns(path: Path, schema: Any, options: Options) -> tuple[str, str]:
         if wanted and flag == "--images" and wanted not in images:
             raise InputError(f"{path}: column '{wanted}' is {types[wanted]}, not bytes of images")
         if not wanted and len(choice) != 1:
-            which = f"several columns of {what}" if choice else f"no column of {what} that is known"
-            raise InputError(
-                f"{path} has {which}, but {first_few(names, 12)}: name one with {flag} NAME"
-            )
+            which = f"several columns of {what} ({first_few(choice, 12)})"
+            if not choice:
+                which = f"no known column of {what}; its columns are {first_few(names, 12)}"
+            remedy = f"name one with {flag} NAME"
+            if flag == "--images" and not choice:
+                remedy = "save it with encoded images, or as CSV or .npz"
+            raise InputError(f"{path} has {which}: {remedy}")
         found.append(wanted or choice[0])
     return found[0], found[1]
 

@@ -20,6 +20,8 @@ MOST_CHANNELS = MOST_CHANNELS_FIRST
 PIECE_BYTES = 2**24
 NEARLY = 1e-6
 """How far values may exceed their range, as by rounding."""
+NEARLY_BLACK = 0.9
+"""A set whose lowest value is closer to 0 than its negative does not go from -1 to 1."""
 LEAST_WHITE = 64
 """A set whose largest value is lower may have another scale than 0 to 255."""
 SCALE_HINT = "give the values of black and white with --scale LOW HIGH"
@@ -156,7 +158,7 @@ def _scale(stacks: Sequence[Stack], options: Options, notify: Notify) -> tuple[f
         raise InputError(f"{text}: all pixels have the same value, so there is nothing to learn")
     if low >= -NEARLY and high <= 1 + NEARLY:
         scale = (0.0, 1.0)
-    elif -1 - NEARLY <= low < 0 and high <= 1 + NEARLY:
+    elif -1 - NEARLY <= low <= -NEARLY_BLACK and high <= 1 + NEARLY:
         scale = (-1.0, 1.0)
     elif low >= 0 and high <= 255 and (high >= LEAST_WHITE or stacks[0].dtype == np.uint8):
         if high < LEAST_WHITE:

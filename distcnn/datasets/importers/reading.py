@@ -72,10 +72,12 @@ def read_source(paths: Sequence[Path], options: Options, notify: Notify) -> Sour
     has_names = kind not in (FOLDER, IDX, CIFAR)
     if (options.images or options.labels) and not has_names:
         raise InputError(f"--images and --labels have no effect on {kind}: leave them out")
+    if options.coarse and kind != CIFAR:
+        raise InputError(f"--coarse has no effect on {kind}: leave it out")
     if kind == PICKLE:
         raise InputError(
             f"{paths[0]} is {PICKLE_KIND}: of pickles, only a whole folder cifar-10-batches-py or"
-            " cifar-100-python is read"
+            " cifar-100-python is read; save the arrays of others with numpy.savez"
         )
     if paths[0].is_dir() and has_names:
         paths = _files_in(paths[0])
@@ -137,8 +139,11 @@ def _kind_of_folder(folder: Path) -> str:
         raise InputError(
             f"{folder} cannot be read ({error.strerror}): check its permissions"
         ) from error
-    kinds = {SUFFIX_KINDS[path.suffix.lower()] for path in files}
+    kinds = {SUFFIX_KINDS[_suffix(path)] for path in files}
     has_folders = any(path.is_dir() and not path.name.startswith(".") for path in paths)
+    others = [path.name for path in paths if path.is_file() and not path.name.startswith(".")]
+    if not kinds and not has_folders and others and not _with_images(others):
+        raise InputError(f"{folder} holds {first_few(others)}: name the files to read")
     if not kinds or (has_folders and kinds != {PARQUET}):
         return FOLDER
     if len(kinds) > 1:
@@ -150,7 +155,16 @@ def _files_in(folder: Path) -> list[Path]:
     """The files in a folder that are not images, in natural order; Parquet files one level below
     too.
     """
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIX_KINDS]
+    found = [path for path in folder.iterdir() if _suffix(path) in SUFFIX_KINDS]
     found = found or list(folder.glob("*/*.parquet"))
     visible = [path for path in found if path.is_file() and not path.name.startswith(".")]
     return sorted(visible, key=lambda path: natural(path.name))
+
+
+def _suffix(path: Path) -> str:
+    """The ending of a file's name, without that of gzip."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _with_images(names: Sequence[str]) -> bool:
+    return any(Path(name).suffix.lower() in SUFFIXES for name in names)

@@ -180,6 +180,53 @@ def test_csv_with_an_index_needs_the_label_by_name(tmp_path: Path) -> None:
     assert np.bincount(np.concatenate([found.train[1], found.test[1]])).tolist() == [4, 4, 4]
 
 
+def test_csv_with_all_pixels_in_one_column_and_a_column_of_splits(tmp_path: Path) -> None:
+    usage = ["Training"] * 8 + ["PublicTest"] * 2 + ["PrivateTest"] * 2
+    packed = [" ".join(map(str, image.ravel())) for image in GRAY]
+    path = tmp_path / "fer2013.csv"
+    for header in (True, False):
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            if header:
+                writer.writerow(["emotion", "pixels", "Usage"])
+            writer.writerows(zip(LABELS, packed, usage, strict=True))
+        assert_is(convert(path), GRAY)
+    text = path.read_text().replace(packed[3], packed[3] + " 7")
+    path.write_text(text)
+    assert "line 4: 37 pixels instead of 36" in refused(path)
+    path.write_text(text.replace("PublicTest", "Public"))
+    assert "--labels first" in refused(path)
+
+
+@pytest.mark.parametrize("header", ["numbers", "pandas"])
+def test_a_header_of_numbers_is_not_an_image(tmp_path: Path, header: str) -> None:
+    images = GRAY.copy()
+    images[:, 0, 0] = images[:, -1, -1] = 0
+    path = tmp_path / "a_train.csv"
+    names = [str(index) for index in range(37)]
+    if header == "pandas":  # it took a row 0, 0, 0 ... 5, 5 ... for names
+        names = [
+            "0",
+            *(f"0.{index}" for index in range(1, 30)),
+            "5",
+            *(f"5.{i}" for i in range(1, 7)),
+        ]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows(images, LABELS)])
+    (tmp_path / "a_test.csv").write_bytes(path.read_bytes())
+    found = convert(path, tmp_path / "a_test.csv")
+    assert np.array_equal(found.train[0][..., 0], images)
+    assert found.train[1].tolist() == LABELS.tolist()
+
+
+def test_csv_without_labels_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "test.csv"
+    with path.open("w", newline="") as file:
+        pixels = [f"pixel{index}" for index in range(36)]
+        csv.writer(file).writerows([pixels, *GRAY.reshape(12, -1)])
+    assert "neither the first nor the last column looks like labels" in refused(path)
+
+
 # -- CIFAR
 
 
@@ -301,6 +348,16 @@ def test_mat_with_rows_of_pixels_asks_for_their_order(tmp_path: Path) -> None:
     assert found.info.class_names == ("1", "2", "3")
 
 
+def test_cifar_10_mat(tmp_path: Path) -> None:
+    planar = COLOR.transpose(0, 3, 1, 2).reshape(12, -1)
+    for name, chosen in (("data_batch_1", TRAIN), ("test_batch", TEST)):
+        labels = LABELS[chosen, None].astype(np.uint8)
+        scipy.io.savemat(tmp_path / f"{name}.mat", {"data": planar[chosen], "labels": labels})
+    names = np.array(["cat", "dog", "eel"], object)
+    scipy.io.savemat(tmp_path / "batches.meta.mat", {"label_names": names})
+    assert_is(convert(tmp_path), COLOR)
+
+
 def test_emnist_mat_has_structs_and_names(tmp_path: Path) -> None:
     columns = GRAY.transpose(0, 2, 1).reshape(12, -1)
     parts = {
@@ -376,6 +433,16 @@ def test_hdf5_with_groups(tmp_path: Path, names: str) -> None:
             )
             file.create_dataset(labels.format(split), data=LABELS[chosen].astype("i2"))
     assert_is(convert(tmp_path / "a.h5"), GRAY)
+
+
+def test_hdf5_files_of_images_and_of_labels_with_more_axes(tmp_path: Path) -> None:
+    """PatchCamelyon's."""
+    for split, chosen in (("train", TRAIN), ("test", TEST)):
+        with h5py.File(tmp_path / f"patch_split_{split}_x.h5", "w") as file:
+            file["x"] = COLOR[chosen]
+        with h5py.File(tmp_path / f"patch_split_{split}_y.h5", "w") as file:
+            file["y"] = LABELS[chosen].reshape(-1, 1, 1, 1)
+    assert_is(convert(tmp_path), COLOR)
 
 
 def test_hdf5_with_other_names_and_text_labels(tmp_path: Path) -> None:

@@ -65,10 +65,11 @@ def test_black_and_white_pixels_are_0_and_255(tmp_path: Path) -> None:
     ("stored", "says"),
     [
         ((PIXELS / 255 - 0.1307) / 0.3081, "perhaps standardised"),
+        (PIXELS / 255 * 1.1 - 0.1, "float64, -0.1 to 1"),
         (PIXELS.astype(np.uint16) * 257, "uint16, 0 to 65535"),
         (PIXELS // 15 * 1.0, "float64, 0 to 17"),
     ],
-    ids=["standardised", "16 bits", "0..17"],
+    ids=["standardised", "-0.1..1", "16 bits", "0..17"],
 )
 def test_other_scales_are_asked_for(tmp_path: Path, stored: NDArray[Any], says: str) -> None:
     path = save(tmp_path, stored)
@@ -79,6 +80,12 @@ def test_other_scales_are_asked_for(tmp_path: Path, stored: NDArray[Any], says: 
     found = convert(path, "--scale", low, high)
     assert found.train[0].max() == 255
     assert "outside --scale" in refused(path, "--scale", low, (low + high) / 2)
+
+
+def test_flags_without_effect_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    for flags in (["--size", "3x3"], ["--grayscale"], ["--background", "black"], ["--coarse"]):
+        assert f"{flags[0]} has no effect" in refused(path, *flags)
 
 
 def test_a_scale_is_exact(tmp_path: Path) -> None:
@@ -197,7 +204,7 @@ def test_class_names_come_from_a_flag_a_file_or_the_source(tmp_path: Path) -> No
     assert convert(path, "--class-names", "a\0,b,c,d").info.class_names[0] == r"a\x00"
     assert "2 names, but there are 4 classes" in refused(path, "--class-names", "a,b")
     assert "same name twice" in refused(path, "--class-names", "a,b,c,a")
-    assert "cannot be read" in refused(path, "--class-names", tmp_path / "nowhere")
+    assert "no such file" in refused(path, "--class-names", tmp_path / "nowhere")
     named = save(tmp_path, class_names=np.array(["w", "x", "y", "z"]))
     assert convert(named).info.class_names == ("w", "x", "y", "z")
     wrong = save(tmp_path, class_names=np.array(["w", "x", "y"]))

@@ -334,7 +334,7 @@ def test_archives_made_to_do_harm_are_refused(
     [
         ("0,1,2,3,4\n1,2,3,4\n", "line 2: 4 columns instead of 5"),
         ("0,1,2,3,4\n1,2,3,x,5\n", "line 2: 'x' is not a number"),
-        ("0,1,2,3,4\n1,2,3,,5\n", "line 2: '' is not a number"),
+        ("0,1,2,3,4\n1,2,3,,5\n", "line 2: a pixel is missing"),
         ("0,1,2,3,4\n1,2,3,1e999,5\n", "not finite"),
         ("0,1,2,3,4\n1,2,3,nan,5\n", "not finite"),
         ("0,1,2,3,4\n1,2,3,0x10,5\n", "not a number"),

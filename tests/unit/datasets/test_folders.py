@@ -369,6 +369,15 @@ def test_a_cut_off_image_is_refused_by_name(tmp_path: Path, suffix: str, kept: f
     )
 
 
+def test_all_broken_images_are_named_at_once(tmp_path: Path) -> None:
+    make_classes(tmp_path / "in", {"a": 4})
+    for name in ("x.png", "y.png", "z.png"):
+        (tmp_path / "in/a" / name).write_bytes(b"text")
+    assert_refused(
+        tmp_path, r"cannot be read as an image .* 2 other broken files: .*\.png, .*\.png$"
+    )
+
+
 def test_a_png_with_a_damaged_chunk_is_refused_by_name(tmp_path: Path) -> None:
     # Pillow says SyntaxError of it, and only once the pixels before it are read.
     pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)

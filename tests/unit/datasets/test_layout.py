@@ -104,6 +104,14 @@ def test_sets_are_known_by_their_usual_names(tmp_path: Path, train: str, test: s
             *({"bus": 3, "car": 3, "train": 3}, None, ["'train' holds images directly"]),
         ),
         (
+            ["set/set/train/cats/{}.png", "set/set/test/cats/{}.png"],
+            *({"cats": 3}, {"cats": 3}, ["'set' is the only folder in"]),
+        ),
+        (
+            ["cats/images/{}.png", "dogs/Images/{}.png", "dogs/notes/x.txt"],
+            *({"cats": 3, "dogs": 3}, None, ["6 images in ", "below a class folder"]),
+        ),
+        (
             ["a/{}.png", "a/more/deeper/{}.png", "b/{}.png", "more/c/{}.png"],
             {"a": 6, "b": 3, "more": 3},
             None,
@@ -127,7 +135,15 @@ def test_sets_are_known_by_their_usual_names(tmp_path: Path, train: str, test: s
     ],
     ids=[
         *["validation set", "no test set", "test set without classes", "other folders"],
-        *["hidden in sets", "a class called train", "images below classes", "hidden", "others"],
+        *[
+            "hidden in sets",
+            "a class called train",
+            "only folder",
+            "images",
+            "images below classes",
+            "hidden",
+            "others",
+        ],
     ],
 )
 def test_what_is_guessed_or_left_out_is_reported(
@@ -158,8 +174,7 @@ def test_what_is_guessed_or_left_out_is_reported(
         (["train/a/x.png", "cats/x.png"], ["'train'", "cats"]),
         (["train/a/x.png", "test/"], ["test"]),
         # images that are not directly in class folders
-        (["set/cats/{}.png", "set/dogs/{}.png"], ["one level below", "set"]),
-        (["set/train/cats/{}.png", "set/test/cats/{}.png"], ["one level below", "set"]),
+        (["a/set/cats/{}.png", "b/set/cats/{}.png"], ["one level below", "a, ", "b: name"]),
         (["images/cats/{}.png", "masks/cats/{}.png"], ["one level below", "images", "masks"]),
         (["train/train/cats/{}.png", "test/cats/{}.png"], ["one level below", "train/train"]),
         (["train/cats/{}.png", "test/more/cats/{}.png"], ["one level below", "test/more"]),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import distcnn as dc
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.report.__main__ import main
@@ -27,6 +29,7 @@ def epoch(step: int, examples: int, **more: object) -> dict[str, object]:
 
 def test_the_ledger_counts_whole_epochs_alone(make_records: MakeRecords) -> None:
     lines = [epoch(1, 8, order_sha256="x"), epoch(2, 8, order_sha256="y"), epoch(3, 5)]
+    lines.insert(1, lines[1])  # a resume has ended the run there before, and evaluated again
     told = " ".join(ledger(make_records("a", [*lines, weights(3, "z")], ranks=3)))
     assert "8 training examples was used exactly once in each of 2 epochs" in told
     assert "at step 3, used 5 examples" in told
@@ -51,10 +54,36 @@ def test_runs_are_compared_step_by_step(make_records: MakeRecords) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [Config(), Config(model="wide", seed=7), Config(target_accuracy=0.9, epochs=3, warmup_steps=0)],
+    [
+        Config(),
+        Config(model="wide", seed=7),
+        Config(target_accuracy=0.9, epochs=3, warmup_steps=0),
+        Config(validation=100.0, data="set.0", normalisation="0.5/1.0", learning_rate=1e-5),
+    ],
 )
 def test_the_flags_repeat_the_configuration(config: Config) -> None:
     assert parse_request(changed_flags(config)).config == config
+
+
+def test_commands_leave_out_what_a_repetition_does_not_need() -> None:
+    assert changed_flags(Config(tensorboard=True, trace=5, output="there")) == []
+
+
+def test_a_run_of_arrays_has_a_page_without_its_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    part = rng.integers(0, 256, (60, 8, 8), np.uint8), np.arange(60) % 3
+    trainer = dc.Trainer("mlp", num_shards=2, microbatch_size=4)
+    trainer.fit((part, part), epochs=9, validation=9, patience=1, output=tmp_path / "run")
+    assert main([str(tmp_path / "run")]) == 0
+    assert "left out: The run was trained on arrays in memory" in capsys.readouterr().out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "The run was trained on arrays, from Python" in page
+    assert "The run was trained on arrays in memory" in page
+    assert "It ended early: the validation accuracy had stopped improving" in page
+    assert "distcnn.train" not in page
+    assert "distcnn.verify" not in page
 
 
 def test_a_run_is_looked_at_without_its_data(records: RunRecords, tmp_path: Path) -> None:

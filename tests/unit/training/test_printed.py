@@ -9,7 +9,9 @@ import pytest
 from distcnn import train
 from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
+from distcnn.training.progress import Progress
 from distcnn.training.run_files import read_config
+from distcnn.training.time_left import TimeLeft
 from tests.conftest import MakeImageSet, as_flags
 
 
@@ -61,7 +63,7 @@ def test_verbose_adds_layers_ranks_and_phases(
     assert "shards 0-7, 203 examples" in text
     for step in (4, 8):
         assert f"time     write checkpoint, step {step}: " in text
-    assert text.count("time     evaluation: ") == 2
+    assert text.count("time     evaluation, split test: ") == 2
     assert {"model", "step", "epoch", "weights"} <= set(kinds(lines))
 
 
@@ -80,3 +82,37 @@ def test_they_belong_to_the_command_and_not_to_the_run(
 def test_they_exclude_each_other() -> None:
     with pytest.raises(InputError, match="--quiet and --verbose exclude each other"):
         parse_request(["--quiet", "--verbose"])
+
+
+def test_verbose_tells_evaluations_apart(
+    image_set: MakeImageSet,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("distcnn.training.details.LEAST_SECONDS", 0)
+    # At this rate the first evaluation is the best, so that the end has two tests.
+    flags = as_flags(validation=20, learning_rate=1e-9)
+    lines = printed(image_set(), tmp_path / "run", capfd, "--verbose", *flags)
+    times = [line.partition(": ")[0][9:] for line in lines if "evaluation, " in line]
+    validation, test = "evaluation, split validation", "evaluation, split test"
+    assert times == [validation, validation, f"{test}, weights best", test]
+
+
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+def test_a_terminal_has_a_bar_that_ends_with_the_last_step(
+    terminal: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setattr("distcnn.training.progress.watched_columns", lambda: 79)
+    work = iter(range(1000, 0, -10))
+    progress = Progress()
+    clock = iter(range(1000))
+    progress.start(5, 0, TimeLeft(lambda: next(work), clock=lambda: next(clock)))
+    for step in range(3):
+        progress.step(0.5 - step / 10, 100.0)
+    progress.close()
+    written = capsys.readouterr().out
+    assert ("%|" in written) == (terminal == "xterm")
+    if terminal == "xterm":
+        assert written.endswith("| 3/5, loss 0.3000, 100 images/s\n")

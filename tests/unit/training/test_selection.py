@@ -66,9 +66,9 @@ def test_the_test_set_is_used_once_at_the_end(data: Path) -> None:
     class Counted:
         predicted = None
 
-        def __call__(self) -> Totals:
+        def __call__(self, **labels: object) -> Totals:
             steps.append(loop.state.step)
-            return plain()
+            return plain(**labels)
 
     run.evaluation = Counted()  # type: ignore[assignment]
     result = loop.train()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
@@ -18,6 +20,7 @@ from distcnn.datasets.hdf5 import read_info
 from distcnn.datasets.importers.converting import prepare
 from distcnn.datasets.importers.folders import warn_of_transparency
 from distcnn.datasets.importers.reading import KNOWN, read_source
+from distcnn.datasets.writer import require_writable
 from distcnn.errors import InputError
 from distcnn.system.console import guarded, say
 from distcnn.system.files import open_named
@@ -118,14 +121,17 @@ def _with_source(error: InputError, paths: Sequence[Path]) -> InputError:
 def _require_writable(args: argparse.Namespace) -> None:
     """Refuse what would fail, or overwrite a source, before anything is read."""
     output = Path(args.output)
+    require_writable(output)
     for path in args.source:
-        if path.exists() and output.exists() and path.samefile(output):
-            raise InputError(f"--output {output} is the source itself: name another file")
+        with suppress(OSError):  # one does not exist
+            if path.samefile(output):
+                raise InputError(f"--output {output} is the source itself: name another file")
     if args.preview:
         plotting.require_matplotlib()
         preview = Path(args.preview)
-        if not preview.parent.is_dir():
+        if not os.path.isdir(preview.parent):  # noqa: PTH112
             raise InputError(f"--preview {preview}: no such folder: {preview.parent}")
+        require_writable(preview)
         if preview.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise InputError(f"--preview {preview}: name a picture, such as preview.png")
 
@@ -135,7 +141,7 @@ def class_names(text: str | None) -> list[str]:
     if text is None:
         return []
     if "," not in text:
-        if not Path(text).is_file():
+        if not os.path.exists(text):  # noqa: PTH110  (Path's raises for a name that is too long)
             raise InputError(
                 f"--class-names {text}: there is no such file: give names with commas (a,b,c), or a"
                 " text file with one name a line"

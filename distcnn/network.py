@@ -359,8 +359,10 @@ def load(
         arrays, about = read_weights(path)
         settings = _settings(about)
     except (ValueError, LookupError, TypeError) as error:
-        missing = isinstance(error, KeyError)
-        reason = f"it has no attribute {error}" if missing else error.__cause__ or error
+        cause = error.__cause__ or error
+        reason = getattr(cause, "strerror", None) or cause
+        if isinstance(error, KeyError):
+            reason = f"it has no attribute {error}"
         raise InputError(
             f"{path} is not a network's weights, or damaged ({reason}): name a run directory"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ bytes.
 """
 CHUNK_LABELS = 2**13
 MANY_CLASSES = 1000
+REMEDY = "choose a folder you may write to, with space left"
 
 
 def chunk_examples(image_bytes: int, count: int = CHUNK_EXAMPLES) -> int:
@@ -66,8 +68,7 @@ def write_dataset(
             file cannot be written.
     """
     path = Path(path)
-    if not path.name:
-        raise InputError(f"{str(path)!r} cannot be written: name a file")
+    require_writable(path)
     if class_names and len(class_names) != classes:
         raise InputError(
             f"{path} cannot be written: there are {len(class_names)} names for {classes} classes;"
@@ -77,10 +78,6 @@ def write_dataset(
     # created exclusively, so that no link is followed and several processes may write at once.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise InputError(
-                f"{path} cannot be written (it is a device or a named pipe): name another file"
-            )
         path.parent.mkdir(parents=True, exist_ok=True)
         # HDF5's default format has no attributes above 64 KiB, the names of some 4,000 classes.
         many = class_names and len(class_names) > MANY_CLASSES
@@ -95,13 +92,31 @@ def write_dataset(
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}): choose a folder you may write"
-            " to, with space left"
-        ) from error
+        raise InputError(f"{path} cannot be written ({_reason(error)}): {REMEDY}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """``InputError`` if it is known beforehand that the file ``path`` cannot be written."""
+    if not path.name:
+        raise InputError(f"{str(path)!r} cannot be written: name a file")
+    with suppress(OSError):  # said when it is written
+        if path.exists() and not path.is_file():
+            what = "folder" if path.is_dir() else "device or a named pipe"
+            raise InputError(f"{path} cannot be written (it is a {what}): name another file")
+        folder = next(each for each in path.absolute().parents if each.exists())
+        if not folder.is_dir():
+            raise InputError(f"{path} cannot be written ({folder} is not a folder): {REMEDY}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"{path} cannot be written (no permission in {folder}): {REMEDY}")
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; HDF5's messages have its number in a long text."""
+    found = re.search(r"errno = (\d+)", str(error))
+    return os.strerror(int(found[1])) if found else error.strerror or str(error)
 
 
 def _write_splits(file: h5py.File, splits: Mapping[str, Split], classes: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from distcnn.checkpoints.weights import BEST_WEIGHTS
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset
 from distcnn.datasets.examples import piece_size, pieces_of
@@ -76,6 +77,8 @@ def evaluate(
     file, records = on_root(
         communicator, lambda: read_records(weights_file(run, weights), of_file=data)
     )
+    # ``run`` may be a file, which says itself whose weights it has.
+    is_best = on_root(communicator, lambda: weights_file(run, weights).name == BEST_WEIGHTS)
     whole = HDF5Dataset(file)
     info = together(communicator, whole.read_info)
     together(communicator, lambda: require_fit(network, info))
@@ -96,7 +99,7 @@ def evaluate(
     tally.all_reduce(communicator)
     return Evaluated(
         run=run,
-        weights=weights,
+        weights="best" if is_best else "last",
         data=file,
         split=split,
         is_runs_own=is_own,
@@ -111,14 +114,16 @@ def read_records(weights: Path, of_file: str | None) -> tuple[str, Records | Non
 
     ``of_file`` is the one that the user names; else it is the run's own.
     """
-    run, records = weights.parent, None
-    with suppress(InputError):
+    run, records, problem = weights.parent, None, f"{RESULT} names none"
+    try:
         records = Records(read_config(run), read_result(run).dataset)
+    except InputError as error:
+        problem = str(error)
     if of_file:
         return of_file, records
     if not records or not records.dataset.path:
         raise InputError(
-            f"{run} does not say where its image set is ({RESULT}): name one with --data FILE.h5"
+            f"{run} does not say where its image set is ({problem}): name one with --data FILE.h5"
         )
     if records.config.data == ARRAYS:
         raise InputError(

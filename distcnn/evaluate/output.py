@@ -45,7 +45,7 @@ def as_text(found: Evaluated) -> list[str]:
             "confusion matrix: a row for each true class, a column for each predicted one",
         ]
         heads = sides = names
-        if max(map(width_of, names)) > WIDEST_COLUMN:
+        if max(map(width_of, names)) > WIDEST_COLUMN or len(set(names)) < len(names):
             sides = [f"{label} {name}" for label, name in enumerate(names)]
             heads = [str(label) for label in range(len(names))]
         lines += table([["", *heads], *matrix_rows(score, sides)])

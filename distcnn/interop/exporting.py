@@ -85,7 +85,8 @@ def export(
         1727011
     """
     target = Path(path)
-    if target.suffix not in FORMATS:
+    suffix = target.suffix.lower()
+    if suffix not in FORMATS:
         known = ", ".join(f"{suffix} ({name})" for suffix, name in FORMATS.items())
         raise InputError(f"{path} does not end in the suffix of a format: {known}")
     if pixel_type not in PIXEL_TYPES:
@@ -102,7 +103,9 @@ def export(
         ".npz": lambda: encode_npz(values, facts),
         ".pt": lambda: encode_state_dict(values),
     }
-    content = encoders[target.suffix]()
-    with explaining(f"{path} cannot be written", "name a file in a folder that can be"):
+    content = encoders[suffix]()
+    with explaining(
+        f"{path} cannot be written", "choose a folder you may write to, with space left"
+    ):
         write_atomically(target, content)
-    return Exported(target, FORMATS[target.suffix], len(content), network.model, values, facts)
+    return Exported(target, FORMATS[suffix], len(content), network.model, values, facts)

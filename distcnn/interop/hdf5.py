@@ -59,11 +59,21 @@ def _check_texts(content: bytes) -> None:
 
     for heap in re.finditer(HEAP, content):
         place, end = heap.start() + 16, heap.start() + number(heap.end(), 8)
-        while place + 16 <= end and number(place, 2):
+        texts = set()
+        while place + 16 <= end and (index := number(place, 2)):
+            texts.add(index)
             place += 16 + -(-number(place + 8, 8) // 8) * 8
         is_filled = place + 16 > end or place + number(place + 8, 8) == end  # by what is free
-        references = re.finditer(re.escape(heap.start().to_bytes(8, "little")), content)
-        longest = max((number(found.start() - 4, 4) for found in references), default=0)
+        # A reference is a length, the heap's address and the number of a text in it; the address
+        # alone, often 2048, is also found by chance.
+        longest = max(
+            (
+                number(found.start() - 4, 4)
+                for found in re.finditer(re.escape(heap.start().to_bytes(8, "little")), content)
+                if number(found.end(), 4) in texts
+            ),
+            default=0,
+        )
         if not place <= end <= len(content) or not is_filled or longest > len(content):
             raise ValueError("the texts of its attributes are damaged")
 

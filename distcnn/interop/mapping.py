@@ -145,6 +145,8 @@ def mapped_pairs(
                 f" ({', '.join(map(str, items))}), but {path} has {_listed(weights, names)}"
             )
         pairs |= {item.name: (item, name) for item, name in zip(items, names, strict=True)}
+    if not pairs:
+        raise InputError(f"--map {mapping}: name what to load: OURS=THEIRS,...")
     return list(pairs.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def read_foreign(path: str | Path) -> SourceFile:
         InputError: it cannot be read, is damaged or has no weights, or a package is missing.
     """
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):  # noqa: PTH112  (Path's raises for a name that is too long)
         file /= WEIGHTS
         if not file.exists():
             raise InputError(
@@ -65,9 +66,9 @@ def read_foreign(path: str | Path) -> SourceFile:
             " weights"
         )
     if file.suffix.lower() not in READERS:
+        what = "is not a known file of weights" if os.path.lexists(file) else "does not exist"
         raise InputError(
-            f"{path} is not a known file of weights: name a run directory, or a file that ends in"
-            f" {', '.join(READERS)}"
+            f"{path} {what}: name a run directory, or a file that ends in {', '.join(READERS)}"
         )
     kind, reader = READERS[file.suffix.lower()]
     with open_named(file) as opened:

@@ -21,13 +21,18 @@ def draw(runs: Sequence[RunRecords], output: Path) -> None:
     """Write the picture: ``PANELS``, with a line for each run."""
     figure = plotting.new_figure(12, 3.6)
     panels = dict(zip(PANELS, plotting.panels(figure, len(PANELS)), strict=True))
+    accuracy = "test accuracy"
+    if any(run.history["validation_accuracy"] for run in runs):
+        accuracy += " (dashed: validation)"
     for name, axes in panels.items():
         style = {"marker": "o"} if name == "test_accuracy" else {"marker": ".", "markersize": 3}
         for run in runs:
             steps = [step for step, _ in run.history[name]]
             values = [value for _, value in run.history[name]]
-            axes.plot(steps, values, label=plotting.literal(run.label), **style)
-        plotting.tidy(axes, PANELS[name], grid="both")
+            (line,) = axes.plot(steps, values, label=plotting.literal(run.label), **style)
+            if name == "test_accuracy" and (validation := run.history["validation_accuracy"]):
+                axes.plot(*zip(*validation, strict=True), "--", color=line.get_color())
+        plotting.tidy(axes, accuracy if name == "test_accuracy" else PANELS[name], grid="both")
         axes.set_xlabel("step")
     panels["loss"].set_yscale("log")
     panels["loss"].legend(frameon=False, fontsize=plotting.SMALL)

@@ -44,7 +44,7 @@ def headline(run: RunRecords) -> str:
     split = result.choosing_split
     if result.stopped_early:
         told += f" It ended early: the {split} accuracy had stopped improving (--patience)."
-    if result.target_reached:
+    if result.target_reached and result.target_accuracy:
         told += f" It ended at its target, a {split} accuracy of {result.target_accuracy:.2%}."
     if result.best_step != result.steps:
         told += (

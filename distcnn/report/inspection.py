@@ -96,7 +96,7 @@ def inspect(
     ``others``, by label, are those before it: the same weights are not shown again.
     """
     if run.result is None:
-        return Inspection(missing={"network": "The run has not finished: it has no weights yet."})
+        return Inspection(missing={"network": "the run has not finished: it has no weights yet."})
     try:
         arrays, about = read_weights(run.path / WEIGHTS)
         found = Inspection(
@@ -116,7 +116,7 @@ def inspect(
         filters, note = first_filters(arrays, tuple(about["image_shape"]))
         found = replace(found, filters=filters, filters_note=note)
     except (InputError, LookupError, TypeError, ValueError) as error:
-        return Inspection(missing={"network": f"The weights cannot be read: {error}."})
+        return Inspection(missing={"network": f"the weights cannot be read: {error}."})
     own = modules_of(str(about.get("architecture") or about.get("model")))
     failures = Exception if own else (InputError, ArgumentError, MemoryError)
     try:
@@ -277,9 +277,8 @@ def _shown(
 
 
 def _sentence(error: BaseException) -> str:
-    """The text of an error as a sentence."""
-    text = str(error) or type(error).__name__
-    return f"{text[0].upper()}{text[1:]}."
+    """The text of an error as a sentence that follows a colon: it may begin with a file's name."""
+    return f"{str(error) or type(error).__name__}."
 
 
 def _by(shape: tuple[int, ...]) -> str:

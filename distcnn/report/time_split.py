@@ -50,7 +50,7 @@ def traced_step(run: RunRecords, number: int) -> tuple[Chart | None, str]:
     paths = sorted(path for path in run.path.glob("trace-*.json") if path.is_file())
     if not paths:
         return None, (
-            "The run recorded no trace, so how a step divides into forward, backward and sums is"
+            "the run recorded no trace, so how a step divides into forward, backward and sums is"
             " not known: train with --trace, or see python -m distcnn.benchmark."
         )
     try:
@@ -60,7 +60,7 @@ def traced_step(run: RunRecords, number: int) -> tuple[Chart | None, str]:
         if not rows:
             raise InputError("it has no whole step")
     except (InputError, LookupError, TypeError, ValueError, AttributeError) as error:
-        return None, f"The trace {paths[-1].name} is left out: {error}."
+        return None, f"the trace {paths[-1].name} is left out: {error}."
     title = f"A step, by the trace {Path(paths[-1]).stem}"
     text = "Milliseconds of a mean step on each rank's main thread, by what it was doing."
     return bar_chart(title, text, rows, "rank", "milliseconds", ".3f", f"step-time-{number}"), ""

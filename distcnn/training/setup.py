@@ -134,16 +134,21 @@ def prepare_run(
         consistency.same_model(sources, communicator)
         rng = PortableGenerator(generator(config.seed, INITIALISE))
         together(communicator, lambda: initialise_model(name, plan.parameters, rng))
-        initial = load_initial_weights(
-            config, plan.model, plan.parameters, info, communicator, report, directory
-        )
         frozen = together(communicator, lambda: frozen_parameters(plan.parameters, config.freeze))
+        notices: list[str] = []  # reported when the flags are found good: a refusal is one line
+        initial = load_initial_weights(
+            config, plan.model, plan.parameters, info, communicator, notices.append, directory
+        )
         plan.freeze(frozen)
     with Span(spans.SURVEY_DATA):
         data = open_data(dataset, info, config, communicator, own_shards)
         content = survey(data, info, size, communicator)
     of_data = Normalisation(content.mean, tuple(std if std > 0 else 1.0 for std in content.std))
-    used = together(communicator, lambda: normalisation_of(config, initial, of_data, report))
+    used = together(
+        communicator, lambda: normalisation_of(config, initial, of_data, notices.append)
+    )
+    for notice in notices:
+        report(notice)
     mean, std = np.array(used.mean), np.array(used.std)
     built_in = any(made.loss is loss for loss in LOSSES.values())
     loss = made.loss if built_in else OwnLoss(made.loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import numbers
 import os
 import socket
@@ -35,7 +36,8 @@ class TensorBoard(Callback):
     is shown once. A full disk does not end the run.
 
     Args:
-        folder: where to write; by default the run directory.
+        folder: where to write; by default the run directory. In another folder no file is removed,
+            as it may be of another run: give each run its own.
         report: takes warnings; by default the logger "distcnn".
 
     Raises:
@@ -62,8 +64,9 @@ class TensorBoard(Callback):
         require_tensorboardx()
         with explaining(f"TensorBoard: {folder} cannot be made", "name another folder"):
             folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"{PREFIX}.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._path = self._path.with_name(self._path.name + SUFFIX)
+        name = f"{PREFIX}.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        names = (folder / f"{name}.{number}{SUFFIX}" for number in itertools.count())
+        self._path = next(path for path in names if not path.exists())
         self._file = GrowingFile(self._path.name, lambda: folder, self._report)
 
     def on_start(self, total_steps: int, steps_taken: int) -> None:
@@ -92,8 +95,8 @@ class TensorBoard(Callback):
             self._remove_older()
 
     def _remove_older(self) -> None:
-        """Remove the files that this one replaces, once it is there."""
-        if self._path.exists():
+        """Remove the files of this run that this one replaces, once it is there."""
+        if self._folder is None and self._path.exists():
             for path in self._path.parent.glob(f"{PREFIX}.*{SUFFIX}"):
                 if path != self._path:
                     with suppress(OSError):

@@ -41,13 +41,28 @@ def test_the_bits_do_not_depend_on_the_ranks(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_bad_weights_end_all_ranks_with_one_line(
-    mpirun: Launcher, short_run: Path, image_set: MakeImageSet, tmp_path: Path
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"model": "mlp"}, "do not fit"),
+        ({"freeze": "conv9"}, "--freeze conv9"),
+        ({"normalisation": "0,0/1,1"}, "2 channels"),
+    ],
+)
+def test_what_does_not_fit_ends_all_ranks_with_one_line(
+    wrong: dict[str, str],
+    says: str,
+    mpirun: Launcher,
+    short_run: Path,
+    image_set: MakeImageSet,
+    tmp_path: Path,
 ) -> None:
-    flags = as_flags(data=image_set(), model="mlp", output=tmp_path / "run", num_shards=4)
-    done = mpirun.run(3, "-m", "distcnn.train", *flags, *as_flags(initial_weights=short_run))
+    flags = {"model": "tutorial", "num_shards": 4, "output": tmp_path / "run"} | wrong
+    given = as_flags(data=image_set(), initial_weights=short_run, **flags)
+    done = mpirun.run(3, "-m", "distcnn.train", *given)
     assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if line.startswith("distcnn.train: error")]
-    assert len(lines) == 1
-    assert "do not fit" in lines[0]
+    (line,) = [line for line in (done.stdout + done.stderr).splitlines() if "distcnn" in line]
+    assert line.startswith("distcnn.train: error")
+    assert says in line
+    assert "notice" not in done.stdout + done.stderr
     assert not (tmp_path / "run").exists()

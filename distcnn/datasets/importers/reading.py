@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,7 +88,7 @@ def read_source(paths: Sequence[Path], options: Options, notify: Notify) -> Sour
 
 def kind_of(path: Path) -> str:
     """The format of a file or folder. ``InputError`` if it is none that is known."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  (Path's raises for a name that is too long)
         return _kind_of_folder(path)
     with damage_named(path), ExitStack() as held:
         head = unpacked(held.enter_context(open_named(path)), held).read(HEAD_BYTES)

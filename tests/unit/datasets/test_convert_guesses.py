@@ -82,12 +82,6 @@ def test_other_scales_are_asked_for(tmp_path: Path, stored: NDArray[Any], says: 
     assert "outside --scale" in refused(path, "--scale", low, (low + high) / 2)
 
 
-def test_flags_without_effect_are_refused(tmp_path: Path) -> None:
-    path = save(tmp_path)
-    for flags in (["--size", "3x3"], ["--grayscale"], ["--background", "black"], ["--coarse"]):
-        assert f"{flags[0]} has no effect" in refused(path, *flags)
-
-
 def test_a_scale_is_exact(tmp_path: Path) -> None:
     found = convert(save(tmp_path, PIXELS.astype(np.uint16) * 257), "--scale", 0, 65535)
     assert_holds(found)

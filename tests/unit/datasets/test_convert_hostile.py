@@ -119,7 +119,25 @@ def test_an_output_that_is_the_source_is_refused(npz: Path) -> None:
     assert npz.read_bytes() == before
 
 
+@pytest.mark.parametrize("output", ["folder", "file/a.h5", f"{'a' * 300}.h5"])
+def test_an_output_that_cannot_be_written_is_said_first(npz: Path, output: str) -> None:
+    (npz.parent / "folder").mkdir()
+    (npz.parent / "file").touch()
+    code, out, err = run([npz, "--output", npz.parent / output])
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot be written" in err
+    assert out == "" or "a" * 300 in output  # the system alone knows how long a name may be
+
+
+def test_a_name_that_is_too_long_is_one_line(npz: Path) -> None:
+    long = npz.parent / ("a" * 300)
+    assert "cannot be read" in refused(long)
+    assert "no such file" in refused(npz, "--class-names", long)
+
+
 def test_flags_without_effect_are_refused(npz: Path, idx_folder: Path, image_folder: Path) -> None:
+    for flags in (["--size", "3x3"], ["--grayscale"], ["--background", "black"], ["--coarse"]):
+        assert f"{flags[0]} has no effect" in refused(npz, *flags)
     assert "no effect" in refused(idx_folder, "--labels", "x")
     assert "no effect" in refused(image_folder, "--scale", "0", "1")
     assert "leave it out" in refused(npz, "--image-size", "4x6")

@@ -159,7 +159,7 @@ def test_an_output_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path
 
 def test_a_folder_in_the_outputs_place_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "set.h5").mkdir()
-    with pytest.raises(InputError, match=r"set\.h5 cannot be written \(Is a directory\)"):
+    with pytest.raises(InputError, match=r"set\.h5 cannot be written \(it is a folder\)"):
         write(tmp_path / "set.h5", make_arrays())
     assert [each.name for each in tmp_path.rglob("*")] == ["set.h5"]
 

@@ -237,3 +237,24 @@ def test_flags_are_checked_first(tmp_path: Path) -> None:
         parse(["run", "--picture", str(tmp_path / "x.txt")])
     with pytest.raises(dc.InputError, match="--weights"):
         parse(["run", "--weights", "first"])
+
+
+def test_why_the_image_set_is_not_known_is_said(copy: Path) -> None:
+    (copy / "config.toml").unlink()
+    with pytest.raises(dc.InputError, match=r"config\.toml.*--data"):
+        found(copy)
+
+
+def test_a_run_of_arrays_asks_for_a_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    part = rng.integers(0, 256, (60, 8, 8), np.uint8), np.arange(60) % 3
+    trainer = dc.Trainer("mlp", num_shards=2, microbatch_size=4)
+    trainer.fit((part, part), max_steps=1, output=tmp_path / "run")
+    with pytest.raises(dc.InputError, match="arrays in memory: name a file"):
+        found(tmp_path / "run")
+
+
+def test_a_file_of_weights_is_called_what_it_is(run: Path) -> None:
+    assert found(run / "weights-best.h5").weights == "best"
+    assert found(run / "weights.h5", weights="best").weights == "last"
+    assert found(run, weights="best").weights == "best"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -226,22 +227,24 @@ def keras_1(values: list[Array], **attributes: str) -> bytes:
     return memory.getvalue()
 
 
-def keras_2(values: list[Array]) -> bytes:
-    """A whole model as Keras 2 writes it, with the optimizer's state."""
-    memory = io.BytesIO()
-    with h5py.File(memory, "w") as file:
-        file.attrs.update({"backend": b"tensorflow", "keras_version": b"2.2.4"})
-        model = file.create_group("model_weights")
-        model.attrs["layer_names"] = [b"conv2d_1", b"conv2d_10", b"dense_1", b"dense_2"]
-        for index, name in enumerate(("conv2d_1", "conv2d_10", "dense_1", "dense_2")):
-            group = model.create_group(name)
-            paths = [f"{name}/{kind}:0" for kind in ("kernel", "bias")]
-            group.attrs["weight_names"] = [path.encode() for path in paths]
-            for path, array in zip(paths, values[2 * index :], strict=False):
-                group.create_dataset(path, data=array)
-        file.create_dataset("optimizer_weights/iterations", data=np.int64(3))
-        file.create_dataset("optimizer_weights/m", data=values[0])
-    return memory.getvalue()
+def keras_2(values: list[Array], whole: bool = True) -> bytes:
+    """A whole model as Keras 2 writes it, with the optimizer's state, or its weights alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.h5"  # on disk, HDF5 places texts elsewhere than in memory
+        with h5py.File(path, "w") as file:
+            model = file.create_group("model_weights") if whole else file
+            model.attrs["layer_names"] = [b"conv2d_1", b"conv2d_10", b"dense_1", b"dense_2"]
+            file.attrs.update({"backend": b"tensorflow", "keras_version": b"2.2.4"})
+            for index, name in enumerate(("conv2d_1", "conv2d_10", "dense_1", "dense_2")):
+                group = model.create_group(name)
+                paths = [f"{name}/{kind}:0" for kind in ("kernel", "bias")]
+                group.attrs["weight_names"] = [path.encode() for path in paths]
+                for place, array in zip(paths, values[2 * index :], strict=False):
+                    group.create_dataset(place, data=array)
+            if whole:
+                file.create_dataset("optimizer_weights/iterations", data=np.int64(3))
+                file.create_dataset("optimizer_weights/m", data=values[0])
+        return path.read_bytes()
 
 
 def keras_3(values: list[Array]) -> bytes:
@@ -287,11 +290,15 @@ def npz(values: list[Array]) -> bytes:
         (keras_1(keras_values()), ".h5"),
         (keras_1(theano(keras_values()), backend="theano"), ".h5"),
         (keras_2(keras_values()), ".hdf5"),
+        (keras_2(keras_values(), whole=False), ".h5"),
         (keras_3(keras_values()), ".weights.h5"),
         (keras_zip(keras_3(keras_values())), ".keras"),
         (npz(keras_values()), ".npz"),
     ],
-    ids=["Keras 1", "Keras 1, Theano", "Keras 2", "Keras 3", "Keras 3's model", "get_weights"],
+    ids=[
+        *["Keras 1", "Keras 1, Theano", "Keras 2's model", "Keras 2"],
+        *["Keras 3", "Keras 3's model", "get_weights"],
+    ],
 )
 def test_kerass_mnist_example_computes_the_same(
     content: bytes, suffix: str, tmp_path: Path
@@ -488,7 +495,7 @@ def test_a_torchscript_program_is_told_apart(tmp_path: Path) -> None:
         read_foreign(tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize("name", ["none.npz", "folder", "folder/none.onnx"])
+@pytest.mark.parametrize("name", ["none.npz", "folder", "folder/none.onnx", "a" * 300 + ".npz"])
 def test_what_is_not_there_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=name):
@@ -614,6 +621,7 @@ def test_a_mapping_loads_what_it_lists() -> None:
         ("conv1", ["conv1.weight"]),
         ("dense1=a", ["dense1.weight is 20x1728", "a.weight 3x1x5x5"]),
         ("=a", ["=a"]),
+        (" , ", ["OURS=THEIRS"]),
     ],
 )
 def test_a_wrong_mapping_is_named(mapping: str, words: list[str]) -> None:

@@ -77,5 +77,5 @@ def test_weights_that_were_changed_are_noticed(
     dc.Trainer("tutorial", num_shards=3).fit(image_set(), max_steps=2, output=run)
     (run / "weights.h5").write_bytes(b"not HDF5")
     assert main([str(run)]) == 0
-    assert "left out: The weights cannot be read" in capsys.readouterr().out
+    assert "left out: the weights cannot be read" in capsys.readouterr().out
     assert read_run(run, "run").result is not None

@@ -77,10 +77,10 @@ def test_a_run_of_arrays_has_a_page_without_its_data(
     trainer = dc.Trainer("mlp", num_shards=2, microbatch_size=4)
     trainer.fit((part, part), epochs=9, validation=9, patience=1, output=tmp_path / "run")
     assert main([str(tmp_path / "run")]) == 0
-    assert "left out: The run was trained on arrays in memory" in capsys.readouterr().out
+    assert "left out: the run was trained on arrays in memory" in capsys.readouterr().out
     page = (tmp_path / "run" / "report.html").read_text()
     assert "The run was trained on arrays, from Python" in page
-    assert "The run was trained on arrays in memory" in page
+    assert "the run was trained on arrays in memory" in page
     assert "It ended early: the validation accuracy had stopped improving" in page
     assert "distcnn.train" not in page
     assert "distcnn.verify" not in page

@@ -36,6 +36,18 @@ def test_it_draws_runs_even_of_the_same_name(
     assert labels([Path(run) for run in runs]) == ["a/run", "b/run", "$c"]
 
 
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_picture_has_the_curve_of_validation(validated: bool, tmp_path: Path) -> None:
+    run, picture = make_run(tmp_path / "run"), tmp_path / "curves.svg"
+    if validated:
+        with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+            for step in (3, 4):
+                line = {"kind": "epoch", "step": step, "validation_accuracy": 0.5}
+                print(json.dumps(line), file=file)
+    assert main([run, "--output", str(picture)]) == 0
+    assert ("stroke-dasharray" in picture.read_text()) == validated
+
+
 def test_a_history_is_what_the_metrics_say(tmp_path: Path) -> None:
     history = read_history(Path(make_run(tmp_path / "run")))
     assert history["loss"] == [(1, 2.0), (2, 1.0)]

@@ -78,6 +78,16 @@ def test_another_folder_needs_no_run_directory(image_set: MakeImageSet, tmp_path
         fit(image_set(), dc.TensorBoard(tmp_path / "file" / "inside"), None)
 
 
+def test_in_a_named_folder_the_files_of_other_runs_stay(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    boards = tmp_path / "boards"
+    for _ in range(2):
+        fit(image_set(), dc.TensorBoard(boards), None)
+    assert len(event_files(boards)) == 2
+    assert len(scalars(boards)["step/loss"]) == 8
+
+
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     board = dc.TensorBoard()
     board.on_prepare(1, tmp_path)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
-from distcnn.cli.parser import Parser
+from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.errors import InputError
 from distcnn.interop.exporting import FORMATS, PIXEL_TYPES, Exported, export
 from distcnn.interop.facts import normalisation_in
@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = Parser(
         prog="python -m distcnn.export",
+        instead=RUN_FIRST | dict.fromkeys(("output", "o"), "name the file second, without a flag"),
         description=(
             "Write the network of a run for other programs. The suffix of FILE is the format:"
             f" {', '.join(f'{suffix} ({name})' for suffix, name in FORMATS.items())}. An ONNX model"

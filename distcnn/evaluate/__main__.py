@@ -10,7 +10,7 @@ from pathlib import Path
 import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import run_command
-from distcnn.cli.parser import Parser
+from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Communicator, on_root
 from distcnn.errors import InputError
@@ -34,6 +34,7 @@ def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(
         prog="python -m distcnn.evaluate",
+        instead=RUN_FIRST,
         description=(
             "Evaluate the network of a finished run: accuracy with its 95 % confidence interval"
             " (Wilson), loss (mean cross-entropy), precision, recall and F1 of each class, the"

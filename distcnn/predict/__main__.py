@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, run_command
-from distcnn.cli.parser import Parser
+from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.datasets.fitting import FITS, INVERSIONS
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
@@ -31,6 +31,7 @@ def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(
         prog="python -m distcnn.predict",
+        instead=RUN_FIRST,
         description=(
             "Predict what pictures show, with the network of a finished run: print each file, its"
             " most probable class, and the probability. Pictures of any size and mode are converted"

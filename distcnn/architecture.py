@@ -124,6 +124,10 @@ def _made(node: ast.expr) -> Layer:
         raise ValueError(f"{ast.unparse(node)} is not a layer")
     name = ast.unparse(node.func)
     module, _, attribute = name.rpartition(".")
+    if not module and name not in LAYERS:
+        raise InputError(
+            f"this distcnn has no layer {name}: use the version that trained the network"
+        )
     try:
         kind = LAYERS.get(name) or getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distcnn.architecture import parse
-from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights
+from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, array_sha256, read_weights
 from distcnn.datasets import Microbatch
 from distcnn.datasets.examples import pieces_of
 from distcnn.errors import ArgumentError, InputError, arguments_named
@@ -83,6 +83,7 @@ class Network:
             raise InputError(
                 f"mean is {mean} and std {std}: give one for each of {image_shape[0]} channels"
             )
+        self._parameters = parameters
         self._microbatch = Microbatch(image_shape, microbatch_size, *statistics)
         self._plan = model.plan(image_shape, microbatch_size, parameters)
         self._lock = threading.Lock()
@@ -101,6 +102,11 @@ class Network:
         return self.model.summary(self.image_shape, self._microbatch.size)
 
     __str__ = summary
+
+    @property
+    def params_sha256(self) -> str:
+        """The hash of the weights, as in the run's result."""
+        return array_sha256(self._parameters.values)
 
     def logits(self, images: ArrayLike) -> NDArray[np.float32]:
         """The network's outputs (N, classes), before the softmax; ``images`` as for ``predict``.
@@ -368,9 +374,14 @@ def load(
         ) from error
     try:
         made = model or _recorded_model(about, settings["image_shape"], path.parent, trust_model)
-        return Network(made, arrays, **settings)
+        network = Network(made, arrays, **settings)
     except (ValueError, MemoryError) as error:
         raise InputError(f"{path}: {error}") from error
+    if about.get("params_sha256", network.params_sha256) != network.params_sha256:
+        raise InputError(
+            f"{path} is damaged (the SHA-256 of its weights is not its params_sha256): restore it"
+        )
+    return network
 
 
 def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -398,6 +409,8 @@ def weights_file(run: str | Path, weights: str = "last") -> Path:
         is_folder, is_run = path.is_dir(), (path / "config.toml").exists()
     except (OSError, ValueError) as error:  # a name that is too long, a null character
         raise InputError(f"{path} cannot be read ({error}): name a run directory") from error
+    if is_run and os.path.lexists(path / WEIGHTS):
+        raise InputError(f"{path} has no {name}: use its {WEIGHTS}, those of the last step")
     if is_run:
         raise InputError(
             f"{path} has no {name}: the run has not finished; continue it with python -m"

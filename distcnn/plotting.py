@@ -121,8 +121,11 @@ def legend(figure: Figure, patches: Mapping[str, str], columns: int, lines: bool
 
 
 def literal(text: str) -> str:
-    """``text`` as matplotlib shows it unchanged: a dollar sign would begin a formula."""
-    return text.replace("$", "\\$")
+    """``text`` as matplotlib shows it unchanged: a dollar sign would begin a formula, and a legend
+    leaves out labels that begin with an underscore.
+    """
+    shown = text.replace("$", "\\$")
+    return f"$\\_${shown[1:]}" if shown.startswith("_") else shown
 
 
 def png(figure: Figure) -> bytes:

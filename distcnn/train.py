@@ -135,14 +135,16 @@ def summary(outcome: Outcome) -> list[str]:
         both = f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result.steps}"
         lines.append(f"{both}, which had the best {split}")
     else:
-        step = f"step {result.best_step}, the best {split} ({best:.4f})"
-        lines.append(f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: of {step}")
+        step = f"of step {result.best_step}, the best {split} ({best:.4f})"
+        has_best = Path(outcome.location, BEST_WEIGHTS).exists()
+        kept = f"{BEST_WEIGHTS}: {step}" if has_best else f"the weights {step}, are lost"
+        lines.append(f"{WEIGHTS}: of the last step; {kept}")
     if result.choosing_split == "test" and result.epochs > 1:
         lines.append(
             f"notice: the best {split} is optimistic, because the test set chose it; --validation"
             " avoids that (docs/validation.md)"
         )
-    elif result.best_step != result.steps:
+    elif result.best_step != result.steps and has_best:
         lines[-1] += f", test accuracy {result.best_test_accuracy:.4f}"
     return [*lines, f"results in {outcome.location}"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from distcnn.datasets.strokes import centred_strokes
 from distcnn.errors import InputError
 from distcnn.system.wording import counted
 
-FITS, INVERSIONS = ("auto", "strokes", "whole"), ("auto", "yes", "no")
 Fit = Literal["auto", "strokes", "whole"]
 Invert = Literal["auto", "yes", "no"]
+FITS, INVERSIONS = get_args(Fit), get_args(Invert)
 MNIST_MEAN, MNIST_STD, NEARLY = 0.1307, 0.3081, 0.01
 """Of MNIST's training pixels, and how far those of a part of it may differ."""
 DARK, LIGHT = 0.4, 0.6
@@ -102,10 +102,11 @@ class Fitting:
                 f" {self.image_shape[0]}: give others"
             )
 
-    def fit_picture(self, pixels: Images) -> tuple[Images, list[str]]:
+    def fit_picture(self, pixels: Images, name: str = "picture") -> tuple[Images, list[str]]:
         """An image (H, W, C) of the network, and the keys of ``REMARKS`` that apply.
 
-        ``pixels`` (h, w) or (h, w, c) of any size.
+        ``pixels`` (h, w) or (h, w, c) of any size. ``InputError`` with the picture's ``name`` if
+        strokes are asked for, and there are none.
         """
         height, width, channels = self.shape
         pixels, remarks = in_channels(pixels, channels)
@@ -117,6 +118,8 @@ class Fitting:
                 image = 255 - found[0] if is_light else found[0]
                 inverted = ["inverted"] if found[1] != is_light else []
                 return image[..., np.newaxis], [*remarks, "strokes", *inverted]
+            if self.fit == "strokes":
+                raise InputError(f"{name} has no clear strokes: give --fit whole to use all of it")
             remarks = [*remarks, "faint"]
         elif not is_own:
             remarks = [*remarks, "resized"]

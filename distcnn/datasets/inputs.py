@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distcnn.datasets.fitting import Fitting
-from distcnn.datasets.hdf5 import MOST_CHANNELS_FIRST, Images
-from distcnn.datasets.importers import hdf5_arrays, npz
+from distcnn.datasets.hdf5 import Images
 from distcnn.datasets.importers.layout import read_images
-from distcnn.datasets.importers.named_arrays import SPLIT_OF, NamedArray, role_of
-from distcnn.datasets.importers.pixels import PIECE_BYTES, Form, find_form
-from distcnn.datasets.importers.source import Array, Options, Rows
-from distcnn.datasets.opening import SIGNATURE
+from distcnn.datasets.importers.pixels import PIECE_BYTES, Form
 from distcnn.datasets.pictures import NAMES, SUFFIXES, read_pixels
+from distcnn.datasets.stored_images import (
+    Notify,
+    StoredImages,
+    choose_images,
+    form_of,
+    has_arrays,
+    open_images,
+)
 from distcnn.errors import InputError
 from distcnn.spans import touch
-from distcnn.system.files import open_named
-from distcnn.system.wording import first_few, printable, width_of
-
-HEAD_BYTES = 4096
-NUMPY_MAGICS = (b"PK\x03\x04", b"\x93NUMPY")
-Notify = Callable[[str], None]
+from distcnn.system.wording import printable, width_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,43 +109,51 @@ class Inputs:
         unreadable: dict[int, str] = {}
         remarks: Counter[str] = Counter()
         for source, indices in self.spans(span):
-            for index, read in zip(indices, _readers(source, indices, fitting), strict=True):
+            for index, read in zip(indices, _read(source, indices, fitting), strict=True):
+                name = source.name(index)
                 try:
-                    pixels, done = read()
-                    images[len(names)], more = fitting.fit_picture(pixels)
-                    remarks.update([*done, *more])
+                    if isinstance(read, InputError):
+                        raise read
+                    images[len(names)], more = fitting.fit_picture(read[0], name)
+                    remarks.update([*read[1], *more])
                 except InputError as error:
                     unreadable[len(names)] = str(error)
-                names.append(source.name(index))
+                names.append(name)
                 touch()
         return Part(names, images, unreadable, remarks)
 
 
-Read = Callable[[], tuple[Images, list[str]]]
+Read = tuple[Images, list[str]] | InputError
+"""An image with what was done to it, or why it cannot be read."""
 
 
-def _readers(source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
-    """For each image a function that reads it, and says what was done to it."""
+def _read(source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
+    """The images ``indices`` of a source."""
     if source.form is None:
-        yield lambda: read_pixels(source.path, fitting.mode)
+        try:
+            yield read_pixels(source.path, fitting.mode)
+        except InputError as error:
+            yield error
         return
-    stack, convert = _opened(source.path, source.array), source.form.convert
-
-    def read(row: int) -> tuple[Images, list[str]]:
-        return convert(stack.part(row, row + 1))[0], []
-
-    def given(image: Images) -> tuple[Images, list[str]]:
-        return image, []
-
+    stack = open_images(source.path, source.array, fitting.shape)
     size = max(1, PIECE_BYTES // (math.prod(stack.shape[1:]) * 8))
     for start in range(indices.start, indices.stop, size):
-        rows = range(start, min(start + size, indices.stop))
-        try:
-            images = convert(stack.part(rows.start, rows.stop))
-        except InputError:  # some of them: each by itself, so that the others are still read
-            yield from (partial(read, row) for row in rows)
-        else:
-            yield from (partial(given, image) for image in images)
+        yield from _converted(stack, source.form, start, min(start + size, indices.stop))
+
+
+def _converted(stack: StoredImages, form: Form, start: int, stop: int) -> Iterator[Read]:
+    """Images of an array; if some are damaged, the others are still read."""
+    try:
+        images = form.convert(stack.part(start, stop))
+    except InputError as error:
+        if stop == start + 1:
+            yield error
+            return
+        for row in range(start, stop):
+            yield from _converted(stack, form, row, row + 1)
+    else:
+        for image in images:
+            yield image, []
 
 
 # -- finding them
@@ -162,7 +167,7 @@ def find_inputs(files: Sequence[str | Path], split: str, fitting: Fitting) -> In
     sources: list[Source] = []
     unreadable: list[Unreadable] = []
     notices: list[str] = []
-    _opened.cache_clear()  # files may have changed since the last call
+    open_images.cache_clear()  # files may have changed since the last call
     for path in map(Path, files):
         try:
             sources += _sources(path, split, fitting, notices.append)
@@ -177,14 +182,12 @@ def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[S
         if not images:
             raise InputError(f"{path} has no {NAMES} files: name a folder with pictures")
         return [Source(each) for each in images]
-    with open_named(path) as file:
-        head = file.read(HEAD_BYTES)
-    if path.suffix.lower() in SUFFIXES or not (head.startswith(NUMPY_MAGICS) or SIGNATURE in head):
+    if not has_arrays(path) or path.suffix.lower() in SUFFIXES:
         return [Source(path)]
-    stack = _choose(path, split)
+    stack = choose_images(path, split, fitting.shape)
     if not stack.shape[0]:
         raise InputError(f"{path}: {stack.array} has no images: name another file")
-    form = _form_of(path, stack, fitting, notify)
+    form = form_of(path, stack, fitting.shape, notify)
     fitting.require_channels(path, form)
     notify(f"{path}: the images are those of {stack.array}")
     return [Source(path, stack.array.name, stack.shape[0], form)]
@@ -195,80 +198,3 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # a name that is too long, a null character: open_named says so
         return False
-
-
-@dataclass(frozen=True)
-class _ArrayImages:
-    """The images of an array, read in parts where the format can; else it is kept in memory."""
-
-    array: NamedArray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-    def part(self, start: int, stop: int) -> Array:
-        if self.array.read:
-            return self.array.read(slice(start, stop))
-        return self.array.load()[start:stop]
-
-    def rows(self, indices: Rows) -> Array:
-        return np.stack([self.part(index, index + 1)[0] for index in indices])
-
-    def pieces(self, most: int) -> Iterator[Array]:
-        for start in range(0, self.shape[0], most):
-            yield self.part(start, start + most)
-
-
-def _arrays(path: Path) -> list[NamedArray]:
-    with open_named(path) as file:
-        is_numpy = file.read(HEAD_BYTES).startswith(NUMPY_MAGICS)
-    return npz.arrays_of(path) if is_numpy else hdf5_arrays.arrays_of(path)
-
-
-def _choose(path: Path, split: str) -> _ArrayImages:
-    """The array of images in a file, known by its name. ``InputError`` if that is not clear."""
-    arrays = _arrays(path)
-    images = [array for array in arrays if role_of(array) == "images"]
-    images = images or [array for array in arrays if len(array.shape) > 2 and not array.is_text]
-    of_split = [array for array in images if array.meaning(SPLIT_OF) == split]
-    chosen = of_split or [array for array in images if not array.meaning(SPLIT_OF)] or images
-    for array in () if chosen else arrays:
-        if array.dtype == object:
-            array.load()  # says that pickled objects are not read
-    if len(chosen) != 1:
-        raise InputError(
-            f"{path}: it is not clear which array has the images: found"
-            f" {first_few(arrays) or 'none'}; name one 'images' (N, H, W) or (N, H, W, C)"
-        )
-    return _opened(path, chosen[0].name)
-
-
-@lru_cache(maxsize=1)
-def _opened(path: Path, name: str) -> _ArrayImages:
-    """The array ``name``, read once if its format cannot be read in parts."""
-    array = next((array for array in _arrays(path) if array.name == name), None)
-    if array is None:
-        raise InputError(f"{path} has changed while it was read: restore it")
-    return _ArrayImages(array if array.read else replace(array, load=lru_cache(array.load)))
-
-
-def _form_of(path: Path, stack: _ArrayImages, fitting: Fitting, notify: Notify) -> Form:
-    """How the images are stored: in our format, or as the importers find out."""
-    stored = stack.shape[1:]
-    if stack.dtype == np.uint8 and (
-        stored in (fitting.shape, fitting.shape[:2])
-        or len(stored) == 2
-        or (len(stored) == 3 and stored[2] <= MOST_CHANNELS_FIRST < stored[0])
-    ):
-        return Form(stored, channels_first=False, transpose=False, scale=(0, 255))
-    try:
-        return find_form([stack], Options(), False, lambda text: notify(f"{path}: {text}"))
-    except InputError as error:
-        raise InputError(
-            f"{path}: {error} (flags of python -m distcnn.convert, which makes an image set of it)"
-        ) from error

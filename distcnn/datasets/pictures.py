@@ -213,7 +213,7 @@ def _upright(image: Any) -> Any:
 
 
 def _in_8_bits(image: Any, path: Path) -> Any:
-    """A gray image of 16 bits as one of 8."""
+    """A gray image of 16 bits as one of 8; one that uses only 8 of them as it is."""
     from PIL import Image
 
     values = np.asarray(image)
@@ -221,7 +221,9 @@ def _in_8_bits(image: Any, path: Path) -> Any:
         raise InputError(
             f"{path} has pixels from {values.min()} to {values.max()}: convert it to 8 bits"
         )
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if values.max() > 255:
+        values = (values.astype(np.uint32) + 128) // 257
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _is_light(image: Any) -> bool:

@@ -33,6 +33,14 @@ NEIGHBOURHOODS = 1 / 4, 1 / 8
 DARKEST_PAPER = 24.0
 FAINTEST = 0.12
 """The contrast that strokes must have at least: a part of the paper's brightness."""
+SMALL = 1 / 8
+"""Strokes in a smaller part of a reduced picture are cut out of the picture itself."""
+FEWEST = 40
+"""Pixels of strokes in a large picture: fewer dark ones are specks."""
+NO_INK, MUCH_LARGER = (0.3, 0.6), 1.2
+"""Contrast that is not yet ink, as a part of the strokes'. If what has more of it than the first
+number is so much larger than what has more than the second, it also has the lines of the paper.
+"""
 EDGE_WEIGHT, SMALLEST_PART = 0.01, 0.08
 """Dark parts at the picture's edge weigh less. Of those elsewhere, one that weighs less than this
 part of the heaviest is a speck.
@@ -68,17 +76,27 @@ def centred_strokes(
     Returns:
         (height, width) uint8, and whether the strokes are dark.
     """
-    ratio = LONGEST_SIDE / max(gray.shape)
+    whole, ratio = gray, LONGEST_SIDE / max(gray.shape)
     if ratio < 1:
         gray = resized(gray, *(max(1, round(size * ratio)) for size in gray.shape))
     cell = -(-max(gray.shape) // GRID)
     if dark is None:
         dark = has_dark_strokes(gray)
-    ink = _ink(gray if dark else 255 - gray, cell)
-    if ink is None:
+    contrast = _contrast(gray if dark else 255 - gray, cell)
+    if contrast is None:
         return None
-    ink = _without_specks(ink, cell)
-    ink = ink[ndimage().find_objects((ink > 0.5).astype(int))[0]]
+    inks = [_without_specks(((contrast - least) / 0.4).clip(0, 1), cell) for least in NO_INK]
+    boxes = [ndimage().find_objects((ink > 0.5).astype(int))[0] for ink in inks]
+    sides = [max(part.stop - part.start for part in box) for box in boxes]
+    chosen = 1 if sides[0] > MUCH_LARGER * sides[1] else 0
+    ink, box, side = inks[chosen][boxes[chosen]], boxes[chosen], sides[chosen]
+    if ratio < 1 and side < SMALL * LONGEST_SIDE:
+        around = [
+            slice(max(0, int((part.start - side) / ratio)), int((part.stop + side) / ratio) + 1)
+            for part in box
+        ]
+        if closer := centred_strokes(whole[tuple(around)], height, width, dark):
+            return closer
     thin = THINNEST * max(ink.shape) / BOX - _stroke_width(ink)
     if thin > 1:
         reach = round(thin / 2)
@@ -97,16 +115,16 @@ def ndimage() -> Any:
     return ndimage
 
 
-def _ink(gray: Images, cell: int) -> Floats | None:
-    """How much ink there is at each pixel, 0 to 1; None where there is too little contrast."""
+def _contrast(gray: Images, cell: int) -> Floats | None:
+    """How dark each pixel is on the paper, the strokes being 1; None if that is too little."""
     height, width = gray.shape
     coarse = resized(gray, -(-height // cell), -(-width // cell))
     # Closing fills the dark valleys that are narrower than the window; ramps remain.
     paper = ndimage().grey_closing(coarse, (WIDEST_STROKE, WIDEST_STROKE), mode="nearest")
     paper = np.maximum(resized(paper, height, width), DARKEST_PAPER)
     contrast = np.clip(1 - np.maximum(gray, DARKEST_PAPER) / paper, 0, 1).astype(np.float32)
-    most = float(np.percentile(contrast, 99.9))
-    return np.clip((contrast / most - 0.3) / 0.4, 0, 1) if most >= FAINTEST else None
+    most = float(np.percentile(contrast, max(99.9, 100 - 100 * FEWEST / contrast.size)))
+    return contrast / most if most >= FAINTEST else None
 
 
 def _without_specks(ink: Floats, cell: int) -> Floats:

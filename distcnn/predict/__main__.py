@@ -11,10 +11,11 @@ import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, run_command
 from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.datasets.fitting import FITS, INVERSIONS
+from distcnn.datasets.inputs import Inputs
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
 from distcnn.network import load
-from distcnn.predict.output import FORMATS
+from distcnn.predict.output import CSV, JSON, Format, Table
 from distcnn.predict.prediction import predict
 from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
@@ -64,11 +65,9 @@ def make_parser() -> Parser:
     add("--split", choices=("test", "train"), default="test", help=split)
     add("--weights", choices=("last", "best"), default="last", help=weights)
     output = parser.add_mutually_exclusive_group()
-    for name, what in (("json", "one JSON document"), ("csv", "CSV, with a header")):
-        text = f"print {what}, with unrounded probabilities"
-        output.add_argument(
-            f"--{name}", dest="format", action="store_const", const=name, default="text", help=text
-        )
+    exact = "with unrounded probabilities"
+    output.add_argument("--json", action="store_true", help=f"print one JSON document, {exact}")
+    output.add_argument("--csv", action="store_true", help=f"print CSV, with a header, {exact}")
     add(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     return parser
 
@@ -80,8 +79,14 @@ def predict_command(communicator: Communicator, arguments: Sequence[str]) -> int
         communicator, lambda: load(args.run, weights=args.weights, trust_model=args.trust_model)
     )
     fitting = together(communicator, lambda: network.fitting(args.fit, args.invert))
-    form = FORMATS[args.format](args.run, args.weights, network.class_names, args.top)
-    complete = predict(communicator, network, fitting, args.files, args.split, form)
+    top = min(args.top, len(network.class_names))
+
+    def make_format(inputs: Inputs) -> Format:
+        if args.json:
+            return JSON(args.run, args.weights)
+        return CSV(top) if args.csv else Table(network.class_names, top, inputs.longest_name())
+
+    complete = predict(communicator, network, fitting, args.files, args.split, top, make_format)
     return EXIT_OK if complete else EXIT_INPUT
 
 

@@ -1,110 +1,102 @@
-"""Predictions as a table, as CSV and as JSON, part by part as they are made."""
+"""Predictions as a table, as CSV and as JSON, line by line as they are made."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from distcnn.datasets.inputs import Unreadable
 from distcnn.system.wording import aligned, printable, width_of
 
 Top = Sequence[tuple[str, float]]
 """The most probable classes of an image, with their probabilities."""
-Rows = Iterable[tuple[str, Top]]
-"""Names of images with their classes."""
-PROBABILITY = "probability"
 
 
-@dataclass
-class Text:
-    """A table of aligned columns."""
+def titles(classes: int, separator: str) -> list[str]:
+    """The columns' names: those of the second class end in 2, and so on."""
+    ends = ["", *(f"{separator}{rank}" for rank in range(2, classes + 1))]
+    return ["file", *(f"{name}{end}" for end in ends for name in ("class", "probability"))]
 
-    run: str
-    weights: str
-    class_names: Sequence[str]
-    top: int
-    longest_name: int = 0
 
-    @property
-    def classes(self) -> int:
-        """Classes to print of each image."""
-        return min(self.top, len(self.class_names))
+class Table:
+    """Aligned columns, each image with its ``top`` classes."""
 
-    def header(self) -> list[str]:
+    is_raw = False
+
+    def __init__(self, class_names: Sequence[str], top: int, longest_name: int) -> None:
+        self._is_empty = not longest_name
+        self._titles = titles(min(top, len(class_names)), " ")
+        longest = [max(width_of(printable(name)) for name in class_names), 0]
+        widths = [longest_name, *longest * (len(self._titles) // 2)]
+        self._widths = [max(pair) for pair in zip(widths, map(width_of, self._titles), strict=True)]
+
+    def head(self) -> list[str]:
         """The lines before the first image."""
-        if not self.longest_name:  # there are no images
-            return []
-        names = ("class", PROBABILITY)
-        more = [f"{name} {rank}" for rank in range(2, self.classes + 1) for name in names]
-        return [self._line(["file", *names, *more])]
+        return [] if self._is_empty else [self._line(self._titles)]
 
-    def rows(self, rows: Rows) -> list[str]:
-        """The lines on some images."""
-        lines = []
-        for name, top in rows:
-            cells = [cell for each, value in top for cell in (printable(each), f"{value:.4f}")]
-            lines.append(self._line([printable(name), *cells]))
-        return lines
+    def row(self, name: str, top: Top) -> str:
+        """The line on an image."""
+        cells = [printable(name)]
+        for place, (class_name, probability) in enumerate(top, start=1):
+            cells += [printable(class_name), f"{probability:.4f}".rjust(self._widths[2 * place])]
+        return self._line(cells)
 
-    def footer(self, unreadable: Sequence[Unreadable]) -> list[str]:
+    def foot(self, unreadable: Sequence[Unreadable]) -> list[str]:
         """The lines after the last image."""
         return []
 
     def _line(self, cells: Sequence[str]) -> str:
-        name = max(width_of(printable(each)) for each in self.class_names)
-        widths = [max(self.longest_name, len("file"))]
-        for rank in range(1, self.classes + 1):
-            number = f" {rank}" if rank > 1 else ""
-            widths += [max(name, len(f"class{number}")), len(f"{PROBABILITY}{number}")]
-        shown = [
-            cell.rjust(width) if place and place % 2 == 0 else cell
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return aligned(shown, widths, left=len(cells))
+        return aligned(cells, self._widths, left=len(cells))
 
 
-class CSV(Text):
-    """Comma-separated values, a row for each image."""
+class CSV:
+    """Comma-separated values, a row for each image; names are as they are, whatever they contain,
+    except on a terminal.
+    """
 
-    def header(self) -> list[str]:
-        more = (f"class_{n},{PROBABILITY}_{n}" for n in range(2, self.classes + 1))
-        return [",".join([f"file,class,{PROBABILITY}", *more])]
+    is_raw = True
 
-    def rows(self, rows: Rows) -> list[str]:
-        lines = io.StringIO()
-        writer = csv.writer(lines, lineterminator="\n")
-        for name, top in rows:
-            cells = [cell for each, value in top for cell in (printable(each), value)]
-            writer.writerow([printable(name), *cells])
-        return lines.getvalue().splitlines()
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+
+    def head(self) -> list[str]:
+        return [self._line(titles(self._classes, "_"))]
+
+    def row(self, name: str, top: Top) -> str:
+        return self._line([name, *(cell for pair in top for cell in pair)])
+
+    def foot(self, unreadable: Sequence[Unreadable]) -> list[str]:
+        return []
+
+    def _line(self, cells: Sequence[object]) -> str:
+        text = io.StringIO()
+        csv.writer(text).writerow(cells)
+        return text.getvalue().removesuffix("\r\n")
 
 
-class JSON(Text):
+class JSON:
     """One document, a line for each image."""
 
-    _separator = ""
+    is_raw = False
 
-    def header(self) -> list[str]:
-        about = json.dumps({"run": self.run, "weights": self.weights})
+    def __init__(self, run: str, weights: str) -> None:
+        self._run, self._weights, self._separator = run, weights, ""
+
+    def head(self) -> list[str]:
+        about = json.dumps({"run": self._run, "weights": self._weights})
         return [f'{about[:-1]}, "predictions": [']
 
-    def rows(self, rows: Rows) -> list[str]:
-        lines = []
-        for name, top in rows:
-            classes = [{"class": each, PROBABILITY: value} for each, value in top]
-            entry = {"file": name, **classes[0]}
-            if self.classes > 1:
-                entry["top"] = classes
-            lines.append(self._separator + json.dumps(entry))
-            self._separator = ", "
-        return lines
+    def row(self, name: str, top: Top) -> str:
+        classes = [{"class": each, "probability": value} for each, value in top]
+        entry = {"file": name, **classes[0]} | ({"top": classes} if len(top) > 1 else {})
+        separator, self._separator = self._separator, ", "
+        return separator + json.dumps(entry)
 
-    def footer(self, unreadable: Sequence[Unreadable]) -> list[str]:
+    def foot(self, unreadable: Sequence[Unreadable]) -> list[str]:
         failed = [{"file": each.name, "reason": each.reason} for each in unreadable]
         return [f'], "unreadable": {json.dumps(failed)}}}']
 
 
-FORMATS = {"text": Text, "csv": CSV, "json": JSON}
+Format = Table | CSV | JSON

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ from distcnn.datasets.inputs import Inputs, Unreadable, find_inputs
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
 from distcnn.network import Network
-from distcnn.predict.output import Rows, Text
+from distcnn.predict.output import Format, Top
 from distcnn.predictions import Predictions
 from distcnn.system.console import say_all, tell
 from distcnn.system.wording import counted, printable
@@ -27,7 +27,7 @@ MOST_MICROBATCHES = 16
 class Done:
     """Some images in order: what was predicted, what could not be read, what was done to them."""
 
-    rows: Rows
+    rows: list[tuple[str, Top]]
     unreadable: list[Unreadable]
     remarks: Counter[str]
 
@@ -38,9 +38,10 @@ def predict(
     fitting: Fitting,
     files: Sequence[str],
     split: str,
-    form: Text,
+    top: int,
+    make_format: Callable[[Inputs], Format],
 ) -> bool:
-    """Predict the images in ``files``, and print them in this form. Collective.
+    """Predict the images in ``files``, and print their ``top`` classes. Collective.
 
     Each image is always at the same place of a microbatch, so the number of ranks changes no bit.
 
@@ -48,16 +49,13 @@ def predict(
         Whether all could be read.
     """
     inputs = on_root(communicator, lambda: find_inputs(files, split, fitting))
-    printer = Printer(form, inputs)
-    going = on_root(communicator, printer.begin)
-    work = partial(compute, network, fitting, inputs, form.top)
+    printer = Printer(make_format(inputs), inputs)
+    on_root(communicator, printer.begin)
     for spans in shares(len(inputs), network.microbatch_size, communicator.world_size):
-        if not going:  # nobody reads any more
-            break
-        span = spans[communicator.rank]
-        done = together(communicator, partial(work, span))
-        parts = communicator.gather(done) or []
-        going = on_root(communicator, partial(printer.add, parts))
+        work = partial(compute, network, fitting, inputs, top, spans[communicator.rank])
+        parts = communicator.gather(together(communicator, work)) or []
+        if not on_root(communicator, partial(printer.add, parts)):
+            break  # nobody reads any more
     return on_root(communicator, lambda: printer.end(fitting))
 
 
@@ -79,10 +77,7 @@ def compute(network: Network, fitting: Fitting, inputs: Inputs, top: int, span: 
     blank = np.zeros((before, *part.images.shape[1:]), np.uint8)
     probabilities = network.predict(np.concatenate([blank, part.images]))[before:]
     if not np.isfinite(probabilities).all():
-        raise InputError(
-            f"the network's outputs for {part.names[0]} and the pictures after it are not finite:"
-            " its weights are damaged, or its training diverged"
-        )
+        raise InputError("the network's outputs are not finite: its training diverged")
     found = Predictions(tuple(part.names), probabilities, network.class_names)
     rows = enumerate(zip(part.names, found.top(top), strict=True))
     return Done(
@@ -95,39 +90,40 @@ def compute(network: Network, fitting: Fitting, inputs: Inputs, top: int, span: 
 class Printer:
     """Prints, on root, what is done: results to standard output, all else to standard error."""
 
-    def __init__(self, form: Text, inputs: Inputs) -> None:
+    def __init__(self, form: Format, inputs: Inputs) -> None:
         self._form, self._inputs = form, inputs
-        self._form.longest_name = inputs.longest_name()
         self._unreadable: list[Unreadable] = []
         self._told: set[str] = set()
         self._remarks: Counter[str] = Counter()
-        self._predicted = 0
+        self._predicted, self._is_read = 0, True
 
-    def begin(self) -> bool:
-        """What is known before; like ``add``."""
+    def begin(self) -> None:
+        """What is known before the first image."""
         self._note(self._inputs.unreadable)
-        return say_all(self._form.header())
+        self._say(self._form.head())
 
     def add(self, parts: Sequence[Done]) -> bool:
         """Print results; False when nobody reads them any more."""
-        lines: list[str] = []
         for done in parts:
             self._note(done.unreadable)
             self._remarks += done.remarks
-            lines += self._form.rows(done.rows)
-        self._predicted += len(lines)
-        return say_all(lines)
+            self._predicted += len(done.rows)
+        return self._say([self._form.row(name, top) for done in parts for name, top in done.rows])
 
     def end(self, fitting: Fitting) -> bool:
         """Print notices and the rest; returns whether all could be read."""
-        if footer := self._form.footer(self._unreadable):
-            say_all(footer)
+        self._say(self._form.foot(self._unreadable))
         for notice in (*self._inputs.notices, *fitting.sentences(self._remarks)):
             tell(f"notice: {notice}")
         if (count := len(self._unreadable)) and self._predicted:
             total = count + self._predicted
             tell(f"distcnn.predict: error: {count:,} of {counted(total, 'picture')} not read")
         return not self._unreadable
+
+    def _say(self, lines: Sequence[str]) -> bool:
+        if lines and self._is_read:
+            self._is_read = say_all(lines, raw=self._form.is_raw)
+        return self._is_read
 
     def _note(self, unreadable: Sequence[Unreadable]) -> None:
         """Name what cannot be read; a reason that many images share only once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from distcnn.checkpoints.weights import BEST_WEIGHTS
 from distcnn.report.charts import Table
 from distcnn.report.records import RunRecords
 from distcnn.score import wilson_interval
@@ -47,9 +48,11 @@ def headline(run: RunRecords) -> str:
     if result.target_reached and result.target_accuracy:
         told += f" It ended at its target, a {split} accuracy of {result.target_accuracy:.2%}."
     if result.best_step != result.steps:
+        has_best = (run.path / BEST_WEIGHTS).exists()
         told += (
             f" The best {split} accuracy was {result.best_choosing_accuracy:.2%}, after step"
-            f" {result.best_step:,}: weights-best.h5 has those weights."
+            f" {result.best_step:,}: {BEST_WEIGHTS}"
+            f" {'has those weights' if has_best else 'is missing'}."
         )
     return told
 

@@ -37,13 +37,17 @@ def say(*lines: str) -> None:
     print("".join(f"{printable(line)}\n" for line in lines), end="", flush=True)
 
 
-def say_all(lines: Iterable[str]) -> bool:
+def say_all(lines: Iterable[str], raw: bool = False) -> bool:
     """Like ``say``, for results: waits for a slow reader, however long.
 
+    ``raw`` escapes nothing, unless a terminal shows it: for other programs.
     False when there is no reader any more, as after ``| head``; ``InputError`` when the output
     cannot be written, as to a full disk.
     """
-    say(*lines)
+    if raw and not sys.stdout.isatty():
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+    else:
+        say(*lines)
     if not isinstance(sys.stdout, OutputStream):
         return True
     sys.stdout.wait()

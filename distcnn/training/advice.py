@@ -53,7 +53,8 @@ def examples_to_hold_out(config: Config, train_examples: int) -> int:
         remedy = f"give a number from 1 to {most:,}, or a fraction"
         if most < 1:
             remedy = "use fewer --num-shards, a smaller --microbatch-size, or a larger image set"
-        raise InputError(f"--validation {wanted:g} holds out {problem}: {remedy}")
+        shown = f"{wanted:g}" if wanted < 1 else count
+        raise InputError(f"--validation {shown} holds out {problem}: {remedy}")
     return count
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -165,6 +166,18 @@ def test_a_users_own_layer_is_not_imported_without_trust(
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "Doubled" in repr(dc.load(tmp_path / "run", trust_model=True).model)
     del sys.modules["own_doubled"]
+
+
+def test_damaged_weights_are_refused(short_run: Path, tmp_path: Path) -> None:
+    shutil.copy(short_run / "weights.h5", tmp_path)
+    with h5py.File(tmp_path / "weights.h5", "r+") as file:
+        file["dense1.weight"][0, :8] = 0
+    with pytest.raises(dc.InputError, match=r"weights\.h5 is damaged .*params_sha256"):
+        dc.load(tmp_path)
+    with h5py.File(tmp_path / "weights.h5", "r+") as file:
+        file.attrs["architecture"] = "Sequential([Unheard(3)])"
+    with pytest.raises(dc.InputError, match="has no layer Unheard"):
+        dc.load(tmp_path)
 
 
 def test_only_a_run_is_accepted(tmp_path: Path) -> None:

@@ -217,6 +217,8 @@ def _read(path: Path, layout: Layout) -> dict[str, Examples]:
             rows = [_fields(text, layout.delimiter) for text in texts]
             images.append(_parse(path, rows, layout, line))
             labels += [row[layout.label].strip() for row in rows]
+            if "" in labels:
+                raise InputError(f"{path}, row {labels.index('') + 1} of the images has no label")
             splits += [own if layout.split is None else split_of(row[layout.split]) for row in rows]
             size += images[-1].nbytes
             require_room(str(path), size)

@@ -16,7 +16,7 @@ from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.importers.labels import natural
 from distcnn.datasets.importers.layout import find_layout
 from distcnn.datasets.importers.source import Examples, Notify, Options, Rows, Source
-from distcnn.datasets.importers.splits import fraction_of, shuffled, split_off
+from distcnn.datasets.importers.splits import cut_notice, fraction_of, shuffled, split_off
 from distcnn.datasets.pictures import Picture, PictureForm, common_form, read_picture
 from distcnn.errors import InputError
 from distcnn.random_streams import FOLDER_ORDER
@@ -28,10 +28,14 @@ Files = list[tuple[Path, int]]
 
 @dataclass(frozen=True)
 class Listing:
-    """Classes in the order of their labels, and the files of ``train`` and ``test``, shuffled."""
+    """Classes in the order of their labels, and the files of ``train`` and ``test``, shuffled.
+
+    ``is_cut`` says whether the test split was cut out of the training images.
+    """
 
     class_names: list[str]
     files: dict[str, Files]
+    is_cut: bool
 
     def paths(self) -> list[Path]:
         """All images, those of ``train`` first."""
@@ -76,6 +80,7 @@ def list_images(folder: Path, options: Options, warn: Notify) -> Listing:
     seed = options.seed
     fraction = fraction_of(options)
     train, test = find_layout(folder, warn, options.validation_split)
+    is_cut = test is None
     if test is None:
         train, test = split_off(train, fraction, seed, warn)
     class_names = sorted(train, key=CLASS_ORDERS[options.class_order])
@@ -91,7 +96,7 @@ def list_images(folder: Path, options: Options, warn: Notify) -> Listing:
         files[split] = [listed[row] for row in shuffled(len(listed), seed, FOLDER_ORDER, index)]
     if len(class_names) == 1:
         warn(f"there is only one class, '{class_names[0]}': there is nothing to distinguish")
-    return Listing(class_names, files)
+    return Listing(class_names, files, is_cut)
 
 
 def read_folder(folder: Path, options: Options, warn: Notify) -> Source:
@@ -103,9 +108,9 @@ def read_folder(folder: Path, options: Options, warn: Notify) -> Source:
     for split, files in listing.files.items():
         stack = PictureStack([path for path, _ in files], form, transparent)
         examples[split] = Examples(split, stack, np.array([label for _, label in files]))
-    return Source(
-        "images", examples, dict(enumerate(listing.class_names)), in_form=True, in_order=True
-    )
+    notes = [cut_notice(fraction_of(options), options.seed)] if listing.is_cut else []
+    names = dict(enumerate(listing.class_names))
+    return Source("images", examples, names, in_form=True, in_order=True, notes=notes)
 
 
 def warn_of_transparency(source: Source, warn: Notify) -> None:

@@ -116,7 +116,9 @@ def _of_known(labels: Array, classes: Mapping[int, str]) -> tuple[NDArray[np.int
     codes = order[places]
     if (wrong := np.flatnonzero(values[codes] != whole)).size:
         label = int(whole[wrong[0]])
-        why = "such examples have no label" if label == -1 else "it is damaged"
+        why = "it is damaged"
+        if label == -1:
+            why = "these images have no label; name only the files of splits that have labels"
         raise InputError(
             f"{being(wrong.size, 'label')} not among the {counted(len(values), 'class')} that the"
             f" source names, such as {label}: {why}"

@@ -29,6 +29,7 @@ ROLES = {
 ENDING = re.compile(r"(set|data|images|imgs|split|folder)$")
 IMAGE_FOLDERS = {"images", "image", "imgs", "img"}
 """A class folder may hold its images in such a folder, as Tiny ImageNet's do."""
+MOST_NESTED = 50
 HIDDEN = frozenset(
     ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 )
@@ -227,20 +228,25 @@ class _Scan:
         self._linked: list[Path] = []
         self._read: set[tuple[int, int]] = set()
 
-    def read(self, path: Path) -> Folder:
+    def read(self, path: Path, depth: int = 0) -> Folder:
         """The folder and all below it, also through links, except to a folder read before."""
         folder = Folder(path)
+        if depth > MOST_NESTED:
+            raise InputError(
+                f"{path.parents[MOST_NESTED]} holds folders nested more than"
+                f" {MOST_NESTED} deep: remove them, or name one of them"
+            )
         try:
             self._read.add(_identity(path))
             for entry in sorted(path.iterdir()):
-                self._take(folder, entry)
+                self._take(folder, entry, depth)
         except OSError as error:
             raise InputError(
                 f"{error.filename or path} cannot be read ({error.strerror}): check its permissions"
             ) from error
         return folder
 
-    def _take(self, folder: Folder, path: Path) -> None:
+    def _take(self, folder: Folder, path: Path, depth: int) -> None:
         suffix, is_folder = path.suffix.lower(), os.path.isdir(path)  # noqa: PTH112
         if path.name.startswith(".") or (is_folder and path.name in HIDDEN):
             if is_folder or suffix in SUFFIXES:
@@ -248,7 +254,7 @@ class _Scan:
         elif is_folder and path.is_symlink() and _identity(path) in self._read:
             self._linked.append(path)
         elif is_folder:
-            folder.folders.append(self.read(path))
+            folder.folders.append(self.read(path, depth + 1))
         elif suffix in SUFFIXES:
             folder.images.append(path)
         else:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,8 @@ CLASSES = dict(enumerate(("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", 
 """Types of matrices of numbers."""
 COMPLEX = 0x0800
 MOST_NESTED = 10
+MOST_PARTS = 1000
+"""Of a variable: three and its numbers, or the fields of a struct."""
 CIFAR_FILE = re.compile(r"data_batch_\d|test_batch|batches\.meta|train\.mat|test\.mat|meta\.mat")
 SVHN_SHAPE, SVHN_LABELS = (32, 32, 3), set(range(1, 11))
 
@@ -133,7 +136,9 @@ def _arrays(
     file: str, content: memoryview, order: str, prefix: str = "", depth: int = 0
 ) -> Iterator[NamedArray]:
     """The array in a matrix, or those in the fields of a struct (``dataset/train/images``)."""
-    parts = list(_elements(content, order))
+    parts = list(islice(_elements(content, order), MOST_PARTS + 1))
+    if len(parts) > MOST_PARTS:
+        raise ValueError(f"a variable has more than {MOST_PARTS:,} parts")
     if len(parts) < 4 or depth > MOST_NESTED:
         return
     (flags, *_), shape = (_numbers(part, order).tolist() for part in parts[:2])

@@ -14,6 +14,7 @@ from distcnn.datasets.importers.hdf5_arrays import read_hdf5
 from distcnn.datasets.importers.idx import find_idx, read_idx_source, unpacked
 from distcnn.datasets.importers.labels import natural
 from distcnn.datasets.importers.mat import read_mat
+from distcnn.datasets.importers.named_arrays import split_of
 from distcnn.datasets.importers.npz import read_npz
 from distcnn.datasets.importers.parquet import read_parquet
 from distcnn.datasets.importers.source import Notify, Options, Source, damage_named
@@ -158,6 +159,9 @@ def _files_in(folder: Path) -> list[Path]:
     """
     found = [path for path in folder.iterdir() if _suffix(path) in SUFFIX_KINDS]
     found = found or list(folder.glob("*/*.parquet"))
+    places = sorted({path.parent.name for path in found})
+    if len(places) > 1 and not all(map(split_of, places)):
+        raise InputError(f"{folder} holds several sets: name one of {first_few(places)}")
     visible = [path for path in found if path.is_file() and not path.name.startswith(".")]
     return sorted(visible, key=lambda path: natural(path.name))
 

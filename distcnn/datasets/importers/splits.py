@@ -34,6 +34,14 @@ def fraction_of(options: Options) -> float:
     return fraction
 
 
+def cut_notice(fraction: float, seed: int) -> str:
+    """What to say when a test split is cut out."""
+    return (
+        f"no test split: {100 * fraction:g} % of each class becomes the test split"
+        f" (--test-fraction, --seed {seed})"
+    )
+
+
 def shuffled(count: int, seed: int, purpose: int, index: int) -> Rows:
     """A random order, from the generator's raw words, which no NumPy version changes."""
     return np.argsort(generator(seed, purpose, index).random_raw(count), kind="stable")
@@ -93,10 +101,7 @@ def cut(
         f"{code} {names[code]}" if names else str(code): np.flatnonzero(codes == code).tolist()
         for code in np.unique(codes)
     }
-    notify(
-        f"no test split: {100 * fraction:g} % of each class becomes the test split"
-        f" (--test-fraction, --seed {options.seed})"
-    )
+    notify(cut_notice(fraction, options.seed))
     rows = {}
     for index, (split, chosen) in enumerate(
         zip(("train", "test"), split_off(by_class, fraction, options.seed, notify), strict=True)

@@ -279,6 +279,10 @@ def test_best_weights_that_were_lost_are_said_to_be(copy: Path, stopping: str) -
     assert done.returncode == 0, done.stderr
     lost = f"the best weights, of step {found['best_step']}, are not tested"
     assert lost in done.stdout + done.stderr
+    assert "test accuracy 0.0000" not in done.stdout
+    assert "are lost" in done.stdout
+    with pytest.raises(dc.InputError, match=r"has no weights-best.h5: use its weights.h5"):
+        dc.load(copy, weights="best")
     assert result(copy)["params_sha256"] == found["params_sha256"]
     assert not (copy / "weights-best.h5").exists()
 

@@ -353,6 +353,7 @@ def test_archives_made_to_do_harm_are_refused(
         ("0,1,2,3,4\n1,2,3,4\n", "line 2: 4 columns instead of 5"),
         ("0,1,2,3,4\n1,2,3,x,5\n", "line 2: 'x' is not a number"),
         ("0,1,2,3,4\n1,2,3,,5\n", "line 2: a pixel is missing"),
+        ("0,1,2,3,4\n,2,3,4,5\n", "row 2 of the images has no label"),
         ("0,1,2,3,4\n1,2,3,1e999,5\n", "not finite"),
         ("0,1,2,3,4\n1,2,3,nan,5\n", "not finite"),
         ("0,1,2,3,4\n1,2,3,0x10,5\n", "not a number"),
@@ -399,6 +400,14 @@ def test_a_mat_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     scipy.io.savemat(path, {"s": {"X": zeros}, "y": LABELS}, do_compression=True)
     monkeypatch.setattr("distcnn.datasets.importers.source.free_memory", lambda: 2**24)
     assert "GiB of memory" in refused_cheaply(path)
+
+
+def test_a_mat_of_endless_parts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in/a.mat"
+    path.parent.mkdir()
+    parts = zlib.compress(struct.pack("<II", 14, 2**23) + bytes(2**23))
+    path.write_bytes(b"MATLAB 5.0".ljust(126) + b"IM" + struct.pack("<II", 15, len(parts)) + parts)
+    assert "more than 1,000 parts" in refused_cheaply(path)
 
 
 def test_mat_shapes_beyond_the_file_are_refused(tmp_path: Path) -> None:
@@ -477,6 +486,19 @@ def test_parquet_with_labels_that_are_missing_is_refused(tmp_path: Path) -> None
     table = pyarrow.table({"image": [picture(3)] * 2, "label": [0, None]})
     pyarrow.parquet.write_table(table, path)
     assert "one number or text" in refused(path)
+
+
+def test_parquet_of_several_sets_is_refused(tmp_path: Path) -> None:
+    for place in ("fashion", "mnist"):
+        path = tmp_path / "in" / place / "train-0.parquet"
+        path.parent.mkdir(parents=True)
+        pyarrow.parquet.write_table(pyarrow.table({"image": [picture(3)], "label": [0]}), path)
+    assert "name one of fashion, mnist" in refused(tmp_path / "in")
+
+
+def test_folders_in_folders_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "in" / "/".join("d" * 400)).mkdir(parents=True)
+    assert "nested more than 50 deep" in refused(tmp_path / "in")
 
 
 def test_parquet_without_rows_is_refused(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ def test_mostly_light_borders_are_needed() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="--fit strokes is for gray"):
         Fitting((3, 32, 32), 0.5, is_mnist=False, fit="strokes")
+    strokes = Fitting((1, 28, 28), 0.1307, is_mnist=True, fit="strokes")
+    with pytest.raises(InputError, match=r"blank\.png has no clear strokes"):
+        strokes.fit_picture(np.full((90, 90), 230, np.uint8), "blank.png")
     with pytest.raises(InputError, match="--invert is 'maybe'"):
         Fitting((1, 28, 28), 0.5, is_mnist=False, invert="maybe")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2 channels"):

@@ -73,3 +73,19 @@ def test_what_is_told_about_light_and_dark_counts() -> None:
     assert forced is not None
     assert (found[1], forced[1]) == (True, False)
     assert np.abs(found[0].astype(float) - forced[0]).mean() > 20
+
+
+def test_the_lines_of_squared_paper_are_left_out() -> None:
+    gray = np.full((300, 400), 220, np.uint8)
+    gray[10::25] = gray[:, 10::25] = 110
+    gray[100:200, 190:210] = 20
+    assert extent(cut_out(gray)) == (20, 4)
+
+
+def test_a_small_character_in_a_large_picture_keeps_its_detail() -> None:
+    gray = np.full((1500, 2000), 220, np.uint8)
+    gray[700:780, 900:940] = 30
+    gray[710:770, 910:930] = 220  # 80 x 40 with a hole: 20 x 10, the hole 15 x 5
+    image = cut_out(gray)
+    assert extent(image) == (20, 10)
+    assert image[8:20, 14].max() < 60

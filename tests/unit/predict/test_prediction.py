@@ -16,6 +16,7 @@ from PIL import Image
 import distcnn as dc
 from distcnn.datasets.inputs import Inputs, Source, find_inputs
 from distcnn.distributed import Communicator
+from distcnn.predict import prediction
 from distcnn.predict.__main__ import parse, predict_command
 from distcnn.predict.prediction import MOST_MICROBATCHES, shares
 from tests.conftest import MakeImageSet
@@ -261,3 +262,42 @@ def test_images_are_spread_evenly_over_the_ranks(images: int, world_size: int) -
     assert max(map(len, spans), default=0) <= 16 * MOST_MICROBATCHES
     lengths = {len(span) for span in spans}
     assert max(lengths, default=0) - min(lengths, default=0) <= 1
+
+
+def test_names_survive_csv_and_json(
+    short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a\nb.png", 'c,"d".png', "e\x1b[31m\t.png", "f\r.png", "f\\n.png", "g \u2028.png"]
+    for name in names:
+        Image.fromarray(IMAGES[0]).save(tmp_path / name)
+    rows = csv.DictReader(io.StringIO(run(capsys, short_run, tmp_path, "--csv")[1], newline=""))
+    assert [Path(row["file"]).name for row in rows] == names
+    found = json.loads(run(capsys, short_run, tmp_path, "--json")[1])["predictions"]
+    assert [Path(each["file"]).name for each in found] == names
+    assert len(run(capsys, short_run, tmp_path)[1].splitlines()) == 1 + len(names)
+
+
+def test_nothing_more_is_printed_when_nobody_reads(
+    short_run: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    printed: list[str] = []
+    monkeypatch.setattr(
+        prediction, "say_all", lambda lines, raw: printed.extend(lines) or len(printed) < 2
+    )
+    assert run(capsys, short_run, folder, "--json")[0] == 0
+    assert len(printed) == 1 + 4  # not the end of the document
+
+
+@pytest.mark.parametrize("image", [IMAGES[0], IMAGES[0][..., np.newaxis]], ids=["HW", "HWC"])
+def test_an_array_may_be_a_single_image(
+    image: np.ndarray, network: dc.Network, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", image)
+    found = network.predict_files(tmp_path / "x.npy")
+    np.testing.assert_array_equal(found.probabilities, network.predict(IMAGES[:1]))
+
+
+def test_eight_bits_stored_in_sixteen_are_kept(network: dc.Network, tmp_path: Path) -> None:
+    Image.fromarray(IMAGES[0].astype(np.uint16)).save(tmp_path / "x.png")
+    found = network.predict_files(tmp_path)
+    np.testing.assert_array_equal(found.probabilities, network.predict(IMAGES[:1]))

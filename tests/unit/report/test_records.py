@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distcnn import plotting
 from distcnn.report.__main__ import main
 from distcnn.report.records import labels, read_history
 
@@ -34,6 +35,17 @@ def test_it_draws_runs_even_of_the_same_name(
     assert main([*runs, "--output", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert labels([Path(run) for run in runs]) == ["a/run", "b/run", "$c"]
+
+
+def test_a_legend_has_runs_of_any_name() -> None:
+    [axes] = plotting.panels(plotting.new_figure(2, 2), 1)
+    for name in ("_run", "_$x", "a_b"):
+        axes.plot([1], [1], label=plotting.literal(name))
+    assert [text.get_text() for text in axes.legend().get_texts()] == [
+        "$\\_$run",
+        "$\\_$\\$x",
+        "a_b",
+    ]
 
 
 @pytest.mark.parametrize("validated", [False, True])

@@ -369,6 +369,8 @@ def load(
         reason = getattr(cause, "strerror", None) or cause
         if isinstance(error, KeyError):
             reason = f"it has no attribute {error}"
+        elif "signature not found" in str(cause):
+            reason = "it is not an HDF5 file"
         raise InputError(
             f"{path} is not a network's weights, or damaged ({reason}): name a run directory"
         ) from error

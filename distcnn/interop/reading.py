@@ -60,11 +60,6 @@ def read_foreign(path: str | Path) -> SourceFile:
                 f"{path} is a folder without {WEIGHTS}: name the directory of a finished run, or a"
                 " file of weights"
             )
-    elif not file.exists():
-        raise InputError(
-            f"no such file or folder: {path}: name the directory of a finished run, or a file of"
-            " weights"
-        )
     if file.suffix.lower() not in READERS:
         what = "is not a known file of weights" if os.path.lexists(file) else "does not exist"
         raise InputError(

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
-from distcnn.cli.parser import Parser
+from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.errors import InputError
 from distcnn.interop.exporting import FORMATS, PIXEL_TYPES, Exported, export
 from distcnn.interop.facts import normalisation_in
 from distcnn.interop.pytorch import module_lines
 from distcnn.system.console import guarded, say, tell
 from distcnn.system.wording import counted, first_few, printable
-from distcnn.user_code import TRUST_FLAG
+from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 MOST_CLASSES = 10
 
@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = Parser(
         prog="python -m distcnn.export",
+        instead=RUN_FIRST | dict.fromkeys(("output", "o"), "name the file second, without a flag"),
         description=(
             "Write the network of a run for other programs. The suffix of FILE is the format:"
             f" {', '.join(f'{suffix} ({name})' for suffix, name in FORMATS.items())}. An ONNX model"
@@ -45,15 +46,14 @@ def make_parser() -> argparse.ArgumentParser:
             " weights, by name and in PyTorch's shapes."
         ),
     )
-    run = "run directory of distcnn.train, or a file of weights in one"
-    which = "weights of the last step, or of the best test accuracy (default last)"
-    pixels = "type of an ONNX model's input; either holds 0 to 255 (default uint8)"
-    trust = "import the package.module that the run's own layers are in, and run its code"
+    run = "run directory of distcnn.train, or a weights.h5 in one"
+    which = "weights of the last step, or of the best accuracy (default: last)"
+    pixels = "type of an ONNX model's input; either holds 0 to 255 (default: uint8)"
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help=run)
     parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
     parser.add_argument("--weights", choices=("last", "best"), default="last", help=which)
     parser.add_argument("--pixel-type", choices=PIXEL_TYPES, default="uint8", help=pixels)
-    parser.add_argument(TRUST_FLAG, action="store_true", help=trust)
+    parser.add_argument(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     return parser
 
 

@@ -369,7 +369,11 @@ def load(
         reason = getattr(cause, "strerror", None) or cause
         if isinstance(error, KeyError):
             reason = f"it has no attribute {error}"
-        raise InputError(f"{path} is not a network's weights, or damaged ({reason})") from error
+        elif "signature not found" in str(cause):
+            reason = "it is not an HDF5 file"
+        raise InputError(
+            f"{path} is not a network's weights, or damaged ({reason}): name a run directory"
+        ) from error
     try:
         made = model or _recorded_model(about, settings["image_shape"], path.parent, trust_model)
         network = Network(made, arrays, **settings)

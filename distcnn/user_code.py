@@ -23,6 +23,7 @@ from typing import Any
 from distcnn.errors import InputError
 
 TRUST_FLAG, ACCEPT_FLAG = "--trust-model", "--accept-changed-model"
+TRUST_HELP = "import and run the Python module that the run's own layers are in"
 CODE_FIELDS = ("model", "loss", "optimizer", "schedule")
 """The fields of a configuration that may name the user's own code."""
 INSTALLED = {"site-packages", "dist-packages"}

@@ -19,7 +19,7 @@ def make_images(count, seed):
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--epochs", type=int, default=5)
+parser.add_argument("--epochs", type=int, default=8)
 args = parser.parse_args()
 
 train, test = make_images(2000, seed=0), make_images(500, seed=1)

@@ -29,6 +29,6 @@ assert whole.params_sha256 == at_once.params_sha256, "a resumed run has the same
 if trainer.is_root:
     network = dc.load(args.output)
     images, labels = dc.datasets.open(args.data).read("test")
-    print(f"{whole.steps} steps: accuracy {network.evaluate(images, labels)}")
+    print(f"test accuracy {network.evaluate(images, labels).accuracy} after {whole.steps} steps")
     if trainer.world_size == 1:
         sys.exit(subprocess.call([sys.executable, "-m", "distcnn.verify", args.output]))

@@ -5,6 +5,7 @@ import sys
 
 MODULES = {
     "mpi": ["mpi4py"],
+    "images": ["PIL", "scipy"],
     "report": ["jinja2", "matplotlib", "PIL"],
     "onnx": ["onnx"],
     "safetensors": ["safetensors"],

@@ -33,7 +33,7 @@ case $ranks in
     '' | *[!0-9]* | 0) fail "-n is '$ranks': it must be the number of ranks, at least 1" ;;
 esac
 
-use_environment .venv mpi,report,onnx,safetensors,tensorboard
+use_environment .venv mpi,images,report,onnx,safetensors,tensorboard
 export_openmpi_settings
 if [ "$ranks" = auto ]; then
     ranks=$(python -c 'from distcnn.system.host import default_ranks, usable_cores; print(default_ranks(usable_cores("")))') || exit 2

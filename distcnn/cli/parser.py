@@ -37,7 +37,9 @@ ALIASES = {
         "data-memory": "memory max-memory",
         "quiet": "q silent",
         "verbose": "v",
-        "initial-weights": "weights pretrained init-from finetune-from init-weights load-weights",
+        "initial-weights": (
+            "weights pretrained init-from finetune finetune-from init-weights load-weights"
+        ),
         "normalisation": "normalization normalize normalise",
         "freeze": "freeze-layers frozen",
         "validation": "val validation-split val-split validation-fraction val-fraction val-size",
@@ -59,6 +61,10 @@ ADVICE = {
     for flag in flags.split()
 }
 """Advice for flags that have no counterpart."""
+RUN_FIRST = dict.fromkeys(
+    ("run", "run-dir", "model", "checkpoint"), "name the run directory first, without a flag"
+)
+"""``instead`` for commands that take a finished run."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ from pathlib import Path
 import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import run_command
-from distcnn.cli.parser import Parser
+from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Communicator, on_root
 from distcnn.errors import InputError
@@ -19,7 +19,7 @@ from distcnn.evaluate.output import as_json, as_text, draw_mistakes
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.plotting import require_matplotlib, require_picture
 from distcnn.system.console import say_all, tell
-from distcnn.user_code import TRUST_FLAG
+from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 NAME = "distcnn.evaluate"
 
@@ -34,11 +34,12 @@ def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(
         prog="python -m distcnn.evaluate",
+        instead=RUN_FIRST,
         description=(
             "Evaluate the network of a finished run: accuracy with its 95 % confidence interval"
             " (Wilson), loss (mean cross-entropy), precision, recall and F1 of each class, the"
-            " confusion matrix and the worst mistakes. Alone or under a launcher, the output is the"
-            " same on any number of ranks."
+            " confusion matrix and the worst mistakes. Under mpirun, the ranks share the images,"
+            " with the same output."
         ),
     )
     data = "the image set (default: the run's own); its classes must be the network's"
@@ -46,9 +47,8 @@ def make_parser() -> Parser:
         "which part of it (default: test). Of a run with --validation, train is what it was trained"
         " on, and validation what was held out"
     )
-    weights = "of the last step, or of the best accuracy (default: last)"
+    weights = "weights of the last step, or of the best accuracy (default: last)"
     picture = "draw the worst mistakes (needs matplotlib)"
-    trust = "import the module that the run names for its layers, and run its code"
     add = parser.add_argument
     add("run", metavar="RUN_DIR", help="run directory of distcnn.train, or a weights.h5 in one")
     add("--data", metavar="FILE.h5", help=data)
@@ -56,7 +56,7 @@ def make_parser() -> Parser:
     add("--weights", choices=("last", "best"), default="last", help=weights)
     add("--picture", metavar="FILE.png", help=picture)
     add("--json", action="store_true", help="print all results as one JSON document")
-    add(TRUST_FLAG, action="store_true", help=trust)
+    add(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     return parser
 
 

@@ -54,6 +54,7 @@ def described(kind: str, arrays: dict[str, Any], values: Mapping[str, Any]) -> F
         arrays,
         normalisation=normalisation_in(values),
         class_names=tuple(map(str, values.get("class_names", ()))),
+        image_shape="x".join(map(str, values.get("image_shape", ()))),
         model=str(values.get("model", "")),
         architecture=str(values.get("architecture", "")),
     )

@@ -76,6 +76,7 @@ class ForeignWeights:
         layouts: that they may be in, the likeliest first.
         normalisation: of the inputs that they were trained with, where it is recorded.
         class_names: in the order of the outputs, where they are recorded.
+        image_shape: of their images, as 1x28x28, where it is recorded.
         model, architecture: the network, as distcnn records it in its own files.
         remarks: what the user should know, one line each.
     """
@@ -85,6 +86,7 @@ class ForeignWeights:
     layouts: Sequence[Layout] = (PYTORCH, KERAS, KERAS_CHANNELS_FIRST)
     normalisation: Normalisation | None = None
     class_names: tuple[str, ...] = ()
+    image_shape: str = ""
     model: str = ""
     architecture: str = ""
     remarks: tuple[str, ...] = ()

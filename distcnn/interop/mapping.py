@@ -91,7 +91,9 @@ def fit(
                     remarks.append(other)
                 return Fitted(arrays, remarks)
             problems.append(wrong)
-    raise InputError(_no_fit(wanted, weights, min(problems, key=len, default=[]), path, name))
+    ours = "x".join(map(str, image_shape))
+    wrong = min(problems, key=len, default=[])
+    raise InputError(_no_fit(wanted, weights, wrong, ours, path, name))
 
 
 def wanted_of(model: Sequential, image_shape: Image) -> list[Wanted]:
@@ -225,7 +227,12 @@ def _other_layer(weights: ForeignWeights, model: Sequential) -> str:
 
 
 def _no_fit(
-    wanted: Sequence[Wanted], weights: ForeignWeights, wrong: Sequence[str], path: str, name: str
+    wanted: Sequence[Wanted],
+    weights: ForeignWeights,
+    wrong: Sequence[str],
+    image_shape: str,
+    path: str,
+    name: str,
 ) -> str:
     what, choose = first_few(wrong, MOST_MISFITS), "choose the --model that they belong to"
     if not wrong:
@@ -235,6 +242,12 @@ def _no_fit(
         )
     if weights.model and weights.model != name:
         choose = f"they are those of --model {weights.model}"
+    elif wrong and weights.image_shape not in ("", image_shape):
+        choose = (
+            f"they are for images of {weights.image_shape} (channels x height x width), and the"
+            f" image set's are {image_shape}: make one like that (distcnn.convert --size,"
+            " --grayscale)"
+        )
     network = f"the network (--model {name})" if name else "the network"
     return (
         f"the weights in {path} do not fit {network}: {what}: {choose}, or say which to load with"

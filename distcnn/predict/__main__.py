@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, run_command
-from distcnn.cli.parser import Parser
+from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.datasets.fitting import FITS, INVERSIONS
 from distcnn.datasets.inputs import Inputs
 from distcnn.distributed import Communicator, on_root, together
@@ -17,7 +17,7 @@ from distcnn.errors import InputError
 from distcnn.network import load
 from distcnn.predict.output import CSV, JSON, Format, Table
 from distcnn.predict.prediction import predict
-from distcnn.user_code import TRUST_FLAG
+from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 NAME = "distcnn.predict"
 
@@ -32,13 +32,13 @@ def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(
         prog="python -m distcnn.predict",
+        instead=RUN_FIRST,
         description=(
-            "Predict the class of pictures with the network of a finished run: prints each file,"
-            " its most probable class, and the probability. Pictures of any size and mode are"
-            " converted to images like those the network was trained on; notices say how. A file"
-            " that cannot be read is named on standard error, all others are predicted, and the"
-            " exit code is 2. Under mpirun the ranks share the pictures, and the output is the"
-            " same."
+            "Predict what pictures show, with the network of a finished run: print each file, its"
+            " most probable class, and the probability. Pictures of any size and mode are converted"
+            " to images like those the network was trained on; notices say how. A file that cannot"
+            " be read is named on standard error; the others are predicted, and the exit code is 2."
+            " Under mpirun, the ranks share the pictures, with the same output."
         ),
     )
     files = (
@@ -55,8 +55,7 @@ def make_parser() -> Parser:
         " were light on dark, or the reverse (default: auto)"
     )
     split = "which images of a .h5 or .npz file that has both (default: test)"
-    weights = "of the last step, or of the best accuracy (default: last)"
-    trust = "import the module that the run names for its layers, and run its code"
+    weights = "weights of the last step, or of the best accuracy (default: last)"
     add = parser.add_argument
     add("run", metavar="RUN_DIR", help="run directory of distcnn.train, or a weights.h5 in one")
     add("files", metavar="FILE", nargs="+", help=files)
@@ -69,7 +68,7 @@ def make_parser() -> Parser:
     exact = "with unrounded probabilities"
     output.add_argument("--json", action="store_true", help=f"print one JSON document, {exact}")
     output.add_argument("--csv", action="store_true", help=f"print CSV, with a header, {exact}")
-    add(TRUST_FLAG, action="store_true", help=trust)
+    add(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     return parser
 
 

@@ -18,7 +18,7 @@ from distcnn.report.records import RunRecords, labels, read_run, summary
 from distcnn.system.console import guarded, say, tell
 from distcnn.system.files import explaining, write_atomically
 from distcnn.system.wording import printable
-from distcnn.user_code import TRUST_FLAG
+from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 PAGES = (".html", ".htm")
 
@@ -49,13 +49,12 @@ def make_parser() -> Parser:
         " curves, as a picture"
     )
     data = "image set to test on, if it is not where the run found it"
-    trust = "import the network's own code that the run names, and run it"
     trace = "draw two steps of this trace instead (docs/trace.md; default: trace.png next to it)"
-    step = "the first of the two (default: in the middle)"
+    step = "the first of the two steps (default: in the middle)"
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_DIR", help=runs)
     parser.add_argument("--output", type=Path, metavar="FILE.html", help=output)
     parser.add_argument("--data", metavar="FILE", help=data)
-    parser.add_argument(TRUST_FLAG, action="store_true", help=trust)
+    parser.add_argument(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     parser.add_argument("--trace", type=Path, metavar="FILE.json", help=trace)
     parser.add_argument("--step", type=int, metavar="N", help=step)
     return parser

@@ -62,7 +62,7 @@ def warnings_of(schedule: RunSchedule) -> Iterator[str]:
     """A line for each setting that the user may not have meant, without "warning: "."""
     config, steps_an_epoch = schedule.config, schedule.steps_an_epoch
     steps, size = config.epochs * steps_an_epoch, config.microbatch_size
-    if steps < FEWEST_STEPS:
+    if steps < FEWEST_STEPS and not config.initial_weights:
         fewer = "a smaller --microbatch-size" if size > 1 else "fewer --num-shards"
         cut = schedule.warmup_steps < config.warmup_steps
         yield (
@@ -106,20 +106,20 @@ def sign_of_no_learning(
     loss: float,
     predicted: NDArray[np.int64] | None,
     classes: int,
-    epoch: int,
+    is_warmed_up: bool,
     split: str = "test",
 ) -> str | None:
     """A sign that the network learns nothing, as text, or None.
 
-    ``loss`` is the mean training loss of ``epoch``, counted from 1: in the first it includes steps
-    before the network could learn anything. ``predicted`` (classes,) counts the images of
+    ``loss`` is the mean training loss of an epoch, which counts if the epoch began after the first
+    one and after the warm-up (``is_warmed_up``). ``predicted`` (classes,) counts the images of
     ``split`` that were put into each class; None where there was no evaluation.
     """
     images = 0 if predicted is None else predicted.sum()
     if predicted is not None and np.count_nonzero(predicted) == 1 < min(images, classes):
         return f"the network puts all {images:,} {split} images into class {predicted.argmax()}"
     guessing = GUESSING[loss_name](classes) if loss_name in GUESSING else math.inf
-    if epoch > 1 and loss >= HARDLY_BETTER * guessing:
+    if is_warmed_up and loss >= HARDLY_BETTER * guessing:
         return f"the training loss of {loss:.4f} is hardly better than guessing, {guessing:.4f}"
     return None
 

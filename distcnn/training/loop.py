@@ -196,19 +196,21 @@ class Loop:
 
     def _warn_if_nothing_is_learned(self, epoch: int) -> None:
         run, state = self.run, self.state
+        began = (epoch - 1) * run.schedule.steps_an_epoch
         sign = sign_of_no_learning(
             run.config.loss,
             state.epoch.loss,
             self._selection.predicted,
             run.dataset.classes,
-            epoch,
+            epoch > 1 and began >= run.schedule.warmup_steps,
             self._selection.split,
         )
         if sign and (self.is_over or not self._has_warned):
             self._has_warned = True
             gradient = run.training_step.reducer.gradient
             gradients = run.parameters.named(gradient) if self._totals else {}
-            remedy = advice_on(zero_gradients(gradients))
+            zero = [name for name in zero_gradients(gradients) if name not in run.frozen]
+            remedy = advice_on(zero)
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {remedy}")
 
     # -- early ends

@@ -135,10 +135,10 @@ def _of_numbers(labels: Array, notify: Notify) -> tuple[NDArray[np.int64], list[
     if low >= 0 and is_dense and low <= 1:
         if low == 0:
             return whole, []
-        notify(f"labels go from 1 to {high}: class numbers are one less, names are the labels")
+        notify(f"labels go from 1 to {high}: class numbers are one less")
         return whole - 1, [str(label) for label in range(1, high + 1)]
     names = [str(value) for value in values.tolist()]
-    notify(f"labels are {first_few(names)}: classes are numbered from 0, names are the labels")
+    notify(f"labels are {first_few(names)}: classes are numbered from 0")
     return np.searchsorted(values, whole).astype(np.int64), names
 
 

@@ -94,7 +94,7 @@ def kind_of(path: Path) -> str:
     with damage_named(path), ExitStack() as held:
         head = unpacked(held.enter_context(open_named(path)), held).read(HEAD_BYTES)
     if not head:
-        raise InputError(f"{path} is empty: name a file of {KNOWN}")
+        raise InputError(f"{path} is empty: it must be one of {KNOWN}")
     return _kind_of_content(path, head)
 
 
@@ -123,9 +123,9 @@ def _kind_of_content(path: Path, head: bytes) -> str:
         )
     for magic, what in OTHER_FORMATS.items():
         if head.startswith(magic):
-            raise InputError(f"{path} is {what}: name a file of {KNOWN}")
+            raise InputError(f"{path} is {what}: it must be one of {KNOWN}")
     if set(head) & (set(range(32)) - set(b"\t\n\r\f")):
-        raise InputError(f"{path} has a format that is not known: name a file of {KNOWN}")
+        raise InputError(f"{path} has a format that is not known: it must be one of {KNOWN}")
     return CSV
 
 

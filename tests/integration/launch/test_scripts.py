@@ -105,6 +105,19 @@ def test_an_environment_has_pip_under_that_name(tmp_path: Path) -> None:
     assert str(tmp_path) in said
 
 
+def test_local_installs_what_pictures_need() -> None:
+    """An active environment is asked for the same extras that ``.venv`` gets."""
+    [line] = [
+        line
+        for line in (LAUNCH / "local.sh").read_text().splitlines()
+        if line.startswith("use_environment")
+    ]
+    extras = line.split()[-1]
+    assert "images" in extras.split(",")
+    known = [sys.executable, LAUNCH / "has_extras.py", extras]
+    assert subprocess.run(known, check=False).returncode == 0
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The files of a checkout that the scripts read, and a Python that installs nothing."""

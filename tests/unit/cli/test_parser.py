@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 
-from distcnn import verify
+from distcnn import export, verify
 from distcnn.benchmark import __main__ as of_benchmark
 from distcnn.cli.parser import Parser, advice
 from distcnn.config_parsing import CONFIG_FLAGS, make_parser, parse_request
 from distcnn.datasets.commands import idx_command, images_command, mnist_command
 from distcnn.doctor.__main__ import make_parser as doctor_parser
 from distcnn.errors import InputError
+from distcnn.evaluate import __main__ as of_evaluate
+from distcnn.predict import __main__ as of_predict
 from distcnn.report import __main__ as report_command
 from distcnn.scaling import interconnect_test
 from distcnn.scaling import options as of_scaling
@@ -81,6 +85,19 @@ def test_other_commands_guess_too(parser: Parser, wrong: str, guess: str) -> Non
         match=rf"unknown flag {wrong}: did you mean {guess}\? \(see {parser.prog} --help\)",
     ):
         parser.parse_args([wrong, "1"])
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "told"),
+    [
+        (of_predict, "--run", "the run directory first"),
+        (of_evaluate, "--model", "the run directory first"),
+        (export, "--output", "the file second"),
+    ],
+)
+def test_what_is_named_without_a_flag(command: ModuleType, flag: str, told: str) -> None:
+    with pytest.raises(InputError, match=f"{flag}: name {told}"):
+        command.make_parser().parse_args(["a", "b", flag, "c"])
 
 
 def test_benchmark_and_scaling_guess_at_flags_of_training() -> None:

@@ -579,6 +579,13 @@ def test_weights_of_another_network_that_fit_by_chance_are_noticed() -> None:
         assert len(fit(weights, lenet_like(), MNIST, "conv1").remarks) == 3  # as the user wants
 
 
+def test_weights_for_other_images_are_named_as_such() -> None:
+    model, arrays = lenet_like(), values_for(lenet_like())
+    weights = ForeignWeights("run", arrays, image_shape="1x28x28")
+    with pytest.raises(InputError, match=r"for images of 1x28x28.* are 3x28x28.*--grayscale"):
+        fit(weights, model, (3, 28, 28), "", "FILE")
+
+
 def test_a_misfit_names_the_models_where_they_are_known() -> None:
     values = values_for(nn.Sequential([nn.Flatten(), nn.Dense(10)]))
     weights = ForeignWeights("test file", values, model="mine:net")

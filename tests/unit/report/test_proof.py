@@ -96,6 +96,12 @@ def test_a_run_is_looked_at_without_its_data(records: RunRecords, tmp_path: Path
     assert found.weights_sha256 == records.result.params_sha256
 
 
+def test_a_page_says_that_the_image_set_is_missing(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main([str(run), "--data", str(tmp_path / "none.h5"), "--output", str(page)]) == 0
+    assert page.read_text().count("none.h5") >= 2
+
+
 def test_the_test_set_is_scored_as_the_run_scored_it(records: RunRecords) -> None:
     found = inspect(records, None, False, {})
     assert found.score is not None

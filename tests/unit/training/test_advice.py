@@ -39,6 +39,10 @@ def test_a_run_of_few_steps_is_advised_how_to_take_more(
     assert "--microbatch-size" in line
 
 
+def test_few_steps_are_enough_to_fine_tune() -> None:
+    assert warned(96, microbatch_size=4, initial_weights="runs/first") == []
+
+
 def test_a_microbatch_of_one_is_not_advised_to_be_smaller() -> None:
     (line,) = warned(96, microbatch_size=1)
     assert "--num-shards" in line

@@ -5,6 +5,8 @@ one that learns is not.
 from __future__ import annotations
 
 import math
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +103,26 @@ def test_a_loss_that_stays_at_guessing_is_named_though_the_answers_differ(
     assert "--learning-rate" in found[0]
 
 
+def test_the_zero_gradients_of_frozen_layers_are_no_sign(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = {"model": "alive", "microbatch_size": 8, "learning_rate": 1e-9}
+    weights = prepare(image_set(), **flags).parameters.named()
+    np.savez(tmp_path / "weights.npz", **weights)
+    start = {"initial_weights": str(tmp_path / "weights.npz"), "freeze": "dense1"}
+    [_, last] = warnings_of(train_in_process(image_set(), epochs=3, **flags, **start))
+    assert "zero everywhere" not in last
+
+
+def test_no_sign_during_the_warm_up(image_set: MakeImageSet) -> None:
+    flags = {"model": "alive", "microbatch_size": 8, "learning_rate": 1e-9, "epochs": 8}
+    found = warnings_of(train_in_process(image_set(), warmup_steps=1000, **flags))
+    assert [line.split(",")[0] for line in found] == [
+        "warning: after epoch 3",  # the warm-up was cut to a quarter of the run
+        "warning: after epoch 8",
+    ]
+
+
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_the_losses_of_guessing(classes: int) -> None:
     from distcnn.nn import LOSSES
@@ -118,12 +140,11 @@ def test_the_losses_of_guessing(classes: int) -> None:
 
 def test_no_sign_before_anything_can_be_seen() -> None:
     first, spread = math.log(10), np.array([40, 60])
-    assert sign_of_no_learning("cross-entropy", first, spread, 10, epoch=1) is None
-    assert sign_of_no_learning("cross-entropy", 0.98 * first, None, 10, epoch=2) is None
-    assert sign_of_no_learning("cross-entropy", 0.1, np.array([1, 0]), 2, epoch=2) is None, (
-        "one test image"
-    )
-    assert sign_of_no_learning("cross-entropy", first, None, 10, epoch=2) is not None
+    sign = partial(sign_of_no_learning, "cross-entropy")
+    assert sign(first, spread, 10, is_warmed_up=False) is None
+    assert sign(0.98 * first, None, 10, is_warmed_up=True) is None
+    assert sign(0.1, np.array([1, 0]), 2, is_warmed_up=True) is None, "one test image"
+    assert sign(first, None, 10, is_warmed_up=True) is not None
 
 
 def test_debug_names_the_gradients_that_are_zero_at_the_first_weights(

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from distcnn import datasets, nn, optim
     from distcnn.errors import InputError, Stopped, TrainingError
-    from distcnn.network import Network, load
+    from distcnn.loading import load
+    from distcnn.network import Network
     from distcnn.training.callbacks import Callback
     from distcnn.training.results import RunResult
     from distcnn.training.tensorboard import TensorBoard
@@ -47,7 +48,8 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("InputError", "Stopped", "TrainingError"), "distcnn.errors"),
-    **dict.fromkeys(("Network", "load"), "distcnn.network"),
+    "load": "distcnn.loading",
+    "Network": "distcnn.network",
     "Callback": "distcnn.training.callbacks",
     "RunResult": "distcnn.training.results",
     "TensorBoard": "distcnn.training.tensorboard",

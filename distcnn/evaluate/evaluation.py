@@ -16,7 +16,8 @@ from distcnn.datasets.examples import piece_size, pieces_of
 from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
-from distcnn.network import Network, load, weights_file
+from distcnn.loading import load, weights_file
+from distcnn.network import Network
 from distcnn.score import Score, Tally
 from distcnn.system.wording import counted, first_few
 from distcnn.training.arguments import ARRAYS

@@ -16,7 +16,7 @@ from distcnn.interop.npz import encode_npz
 from distcnn.interop.onnx_writing import encode_onnx
 from distcnn.interop.pytorch import encode_state_dict
 from distcnn.interop.safetensors_files import encode_safetensors
-from distcnn.network import load, weights_file
+from distcnn.loading import load, weights_file
 from distcnn.nn import Sequential
 from distcnn.system.files import explaining, write_atomically
 

@@ -14,7 +14,7 @@ from distcnn.datasets.fitting import FITS, INVERSIONS
 from distcnn.datasets.inputs import Inputs
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
-from distcnn.network import load
+from distcnn.loading import load
 from distcnn.predict.output import CSV, JSON, Format, Table
 from distcnn.predict.prediction import predict
 from distcnn.user_code import TRUST_FLAG, TRUST_HELP

@@ -21,7 +21,8 @@ from distcnn.checkpoints.weights import WEIGHTS, array_sha256, read_weights
 from distcnn.datasets.dataset import HDF5Dataset
 from distcnn.datasets.hdf5 import DatasetInfo, Images, Indices, Labels
 from distcnn.errors import ArgumentError, InputError
-from distcnn.network import Network, load
+from distcnn.loading import load
+from distcnn.network import Network
 from distcnn.nn import Flatten
 from distcnn.report.charts import Table
 from distcnn.report.pictures import MOST_TILES, Picture, picture, sheet

@@ -19,8 +19,9 @@ from distcnn.errors import Stopped, TrainingError, arguments_named
 from distcnn.fault_tolerance.failure import report_failure
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.loading import load
 from distcnn.models import Model, find_model, model_name
-from distcnn.network import Network, load
+from distcnn.network import Network
 from distcnn.nn import LOSSES, Sequential
 from distcnn.nn.losses import Loss
 from distcnn.optim import SGD, Cosine, Optimizer, OwnSchedule, Schedule

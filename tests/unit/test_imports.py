@@ -20,6 +20,7 @@ LAYERS = [
     {"models.py", "datasets"},
     {"config.py", "score.py", "predictions.py"},
     {"config_parsing.py", "network.py"},
+    {"loading.py"},
     {"interop"},
     {"training"},
     {"profiling"},

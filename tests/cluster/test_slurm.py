@@ -17,11 +17,11 @@ from tests.conftest import ROOT, Launcher, MakeImageSet, as_flags
 from tests.support.running import STAGED, reference_hash
 
 # Now and then Slurm's PMI2 garbles a message or MPICH crashes inside a call, before a job has taken
-# its first steps. A test that fails is run again, at most twice; pytest counts the reruns.
+# its first steps. A test that fails is run again, at most three times; pytest counts the reruns.
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.xdist_group("hosts"),
-    pytest.mark.flaky(reruns=2, reruns_delay=5, only_rerun="."),
+    pytest.mark.flaky(reruns=3, reruns_delay=5, only_rerun="."),
 ]
 SCRIPT = str(ROOT / "launch" / "slurm.sbatch")
 PACE = "0.15"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the tests; the first call sets up what they need. tests/README.md says which folder holds what.
 #
-#   ./launch/test.sh [flags of pytest]           unit and integration tests and a real mpirun: at most 5 minutes on 2 cores
+#   ./launch/test.sh [flags of pytest]           unit and integration tests and a real mpirun: 5 to 10 minutes on 2 cores
 #   ./launch/test.sh --all [flags of pytest]     everything: also slow tests, Open MPI, several hosts and Slurm
 #   ./launch/test.sh tests/mpi -k overlap        only these
 set -euo pipefail

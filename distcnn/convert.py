@@ -143,8 +143,8 @@ def class_names(text: str | None) -> list[str]:
     if "," not in text:
         if not os.path.exists(text):  # noqa: PTH110  (Path's raises for a name that is too long)
             raise InputError(
-                f"--class-names {text}: there is no such file: give names with commas (a,b,c), or a"
-                " text file with one name a line"
+                f"--class-names {text}: no such file; separate names with commas (a,b,c), or name a"
+                " text file with one name per line"
             )
         with open_named(text) as file:
             content = file.read(MOST_NAMES_BYTES).decode("utf-8-sig", "backslashreplace")

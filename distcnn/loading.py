@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from distcnn.architecture import parse
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights
+from distcnn.datasets import DatasetInfo
 from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.network import ImageShape, Network
 from distcnn.nn import Sequential
 from distcnn.registry import find
-from distcnn.system.wording import shell_word
+from distcnn.system.wording import counted, shell_word
 from distcnn.user_code import TRUST_FLAG, modules_of, require_outside
 
 
@@ -38,7 +39,7 @@ def load(
         trust_model: whether to import the module that the run names.
 
     Raises:
-        InputError: there is no such run, it is damaged, or its network cannot be made.
+        InputError: the run does not exist or is damaged, or its network cannot be built.
 
     Example:
         >>> network = distcnn.load("runs/first")
@@ -73,6 +74,23 @@ def load(
             f"{path} is damaged (the SHA-256 of its weights is not its params_sha256): restore it"
         )
     return network
+
+
+def require_fit(network: Network, info: DatasetInfo) -> None:
+    """``InputError`` unless the network can be evaluated on the image set."""
+    theirs, ours = (
+        f"images of {'x'.join(map(str, shape))} (channels x height x width) in"
+        f" {counted(classes, 'class')}"
+        for shape, classes in (
+            (info.image_shape, info.classes),
+            (network.image_shape, len(network.class_names)),
+        )
+    )
+    if ours != theirs:
+        raise InputError(
+            f"{info.path} has {theirs}, but the network was trained on {ours}: name an image set"
+            " like that with --data"
+        )
 
 
 def _settings(about: Mapping[str, Any]) -> dict[str, Any]:

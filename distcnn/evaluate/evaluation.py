@@ -16,7 +16,7 @@ from distcnn.datasets.examples import piece_size, pieces_of
 from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
-from distcnn.loading import load, weights_file
+from distcnn.loading import load, require_fit, weights_file
 from distcnn.network import Network
 from distcnn.score import Score, Tally
 from distcnn.system.wording import counted, first_few
@@ -138,23 +138,6 @@ def read_records(weights: Path, of_file: str | None) -> tuple[str, Records | Non
             " moved, name it with --data FILE.h5"
         )
     return path, records
-
-
-def require_fit(network: Network, info: DatasetInfo) -> None:
-    """``InputError`` unless the network can be evaluated on the image set."""
-    theirs, ours = (
-        f"images of {'x'.join(map(str, shape))} (channels x height x width) in"
-        f" {counted(classes, 'class')}"
-        for shape, classes in (
-            (info.image_shape, info.classes),
-            (network.image_shape, len(network.class_names)),
-        )
-    )
-    if ours != theirs:
-        raise InputError(
-            f"{info.path} has {theirs}, but the network was trained on {ours}: name an image set"
-            " like that with --data"
-        )
 
 
 def require_validation(run: str, records: Records | None, file: str, is_own: bool | None) -> None:

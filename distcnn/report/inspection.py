@@ -21,7 +21,7 @@ from distcnn.checkpoints.weights import WEIGHTS, array_sha256, read_weights
 from distcnn.datasets.dataset import HDF5Dataset
 from distcnn.datasets.hdf5 import DatasetInfo, Images, Indices, Labels
 from distcnn.errors import ArgumentError, InputError
-from distcnn.loading import load
+from distcnn.loading import load, require_fit
 from distcnn.network import Network
 from distcnn.nn import Flatten
 from distcnn.report.charts import Table
@@ -177,17 +177,7 @@ def read_test_set(
         raise InputError(f"the image set {path} is not here: if it has moved, name it with --data")
     dataset = HDF5Dataset(path)
     info = dataset.read_info()
-    form, wanted = (
-        f"images of {_by(shape)} and {counted(classes, 'class')}"
-        for shape, classes in (
-            (info.image_shape, info.classes),
-            (network.image_shape, len(network.class_names)),
-        )
-    )
-    if form != wanted:
-        raise InputError(
-            f"{path} has {form}, but the network takes {wanted}: name its image set with --data"
-        )
+    require_fit(network, info)
     if info.classes > MOST_CLASSES:
         raise InputError(f"{counted(info.classes, 'class')} are too many for this page")
     with closing(dataset.open(info)) as reader:

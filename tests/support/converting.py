@@ -1,4 +1,4 @@
-"""``distcnn.convert`` called in this process."""
+"""``distcnn.convert`` called in this process, and images to convert."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ from distcnn.datasets import DatasetInfo, HDF5Dataset, read_info
 
 COUNTER = itertools.count()
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
+RNG = np.random.default_rng(0)
+GRAY = RNG.integers(0, 256, (12, 6, 6)).astype(np.uint8)
+WIDE = RNG.integers(0, 256, (12, 6, 5)).astype(np.uint8)
+COLOR = RNG.integers(0, 256, (12, 32, 32, 3)).astype(np.uint8)
+LABELS = np.array([0, 2, 1, 0, 1, 2, 1, 0, 2, 2, 1, 0])
+"""Eight examples to train on and four to test on."""
+TRAIN, TEST = slice(8), slice(8, 12)
 
 
 @dataclass
@@ -58,3 +65,11 @@ def refused(*arguments: Any) -> str:
     assert err.startswith("distcnn.convert: error: ")
     assert not list(output.parent.glob(f"*{output.name}*"))
     return err
+
+
+def assert_is(found: Converted, images: NDArray[Any], labels: NDArray[Any] = LABELS) -> None:
+    """The set has the first eight as training and the last four as test examples."""
+    for (own_images, own_labels), chosen in ((found.train, TRAIN), (found.test, TEST)):
+        wanted = images[chosen] if images.ndim == 4 else images[chosen, ..., None]
+        assert np.array_equal(own_images, wanted)
+        assert own_labels.tolist() == labels[chosen].tolist()

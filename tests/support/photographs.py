@@ -39,8 +39,8 @@ def drawing(
 def photograph(
     ink: NDArray[np.float64], seed: int = 0, table: int = 0, specks: int = 0, shadow: float = 0.0
 ) -> Gray:
-    """Paper of uneven brightness with noise, specks, a shadow and the edge of a dark table, so many
-    pixels wide, on the left.
+    """Unevenly lit paper with noise, specks and a shadow; the ``table`` leftmost columns of pixels
+    show the edge of a dark table.
     """
     rng = np.random.default_rng(seed)
     height, width = ink.shape

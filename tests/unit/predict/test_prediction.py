@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_named_and_all_else_predicted(
 
 
 def broken(name: str, path: Path) -> Path:
-    """A file that is no set of images for the network."""
+    """A file that is not an image set for the network."""
     if name == "bomb":
         Image.new("1", (20000, 20000)).save(path / "bomb.png")
         return path / "bomb.png"

@@ -70,8 +70,7 @@ class Network:
                 f"the weights are {stored}, but the model's are {shapes}: this is not the model"
                 " that was trained"
             )
-        for name, values in weights.items():
-            named[name][...] = values
+        parameters.assign(weights)
         statistics = np.asarray(mean), np.asarray(std)
         if len(self.mean) != image_shape[0] or len(statistics[1]) != image_shape[0]:
             raise InputError(

@@ -37,10 +37,9 @@ def gradient_error(
     """
     if parameters is None:
         parameters = model.initialise(x.shape[:-1], rng, np.float64)
-    plan, values = model.plan(x.shape[:-1], x.shape[-1], parameters), parameters.values
-    direction_x, direction_values = rng.standard_normal(x.shape), rng.standard_normal(values.shape)
-    start = values.copy()
-    grads = np.zeros_like(values) if gradient is None else gradient
+    plan, start = model.plan(x.shape[:-1], x.shape[-1], parameters), parameters.values.copy()
+    direction_x, direction_values = rng.standard_normal(x.shape), rng.standard_normal(start.shape)
+    grads = np.zeros_like(start) if gradient is None else gradient
     outputs = plan.forward(x, training=True, random_source=random_source)
     grad_outputs = rng.standard_normal(outputs.shape)  # v, the gradient of L
     grad_x = plan.backward(grad_outputs, out=grads, input_gradient=True)
@@ -48,12 +47,12 @@ def gradient_error(
     analytic = float(np.sum(grad_x * direction_x) + grads @ direction_values)
 
     def moved_loss(by: float) -> float:
-        values[:] = start + by * direction_values
+        parameters.assign(start + by * direction_values)
         outputs = plan.forward(x + by * direction_x, training=True, random_source=random_source)
         return float(np.vdot(outputs, grad_outputs))
 
     error = _error(moved_loss, analytic)
-    values[:] = start
+    parameters.assign(start)
     return error
 
 

@@ -8,11 +8,12 @@ NumPy; its others may change.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from distcnn.errors import ArgumentError
 from distcnn.nn.kernels.arena import allocate
@@ -29,7 +30,10 @@ class Parameters:
         dtype: of the values, float32 or float64.
 
     Attributes:
-        values: all values, a flat vector; its elements may change, but it is never replaced.
+        values: all values, a flat vector that cannot be written to: see ``assign`` and
+            ``changing``. Its elements may change, but it is never replaced.
+        version: the number of changes so far. Plans that keep what they derive from the values
+            compare it.
         described: each parameter's description by its full name, such as ``conv1.weight``.
         slices: which part of a flat vector each parameter is.
         layer_starts: for each layer, the index of its first element in a flat vector (that of the
@@ -48,12 +52,34 @@ class Parameters:
                 if name.startswith(f"{layer_name}."):
                     start, size = size, size + math.prod(parameter.shape)
                     self.slices[name] = slice(start, size)
-        self.values: Array = allocate((size,), dtype)
+        self._values: Array = allocate((size,), dtype)
+        self.values = self._values.view()
+        self.values.flags.writeable = False
+        self.version = 0
+
+    @contextmanager
+    def changing(self) -> Iterator[Array]:
+        """The flat vector of all values, to be written to until the end of the block."""
+        try:
+            yield self._values
+        finally:
+            self.version += 1
+
+    def assign(self, values: ArrayLike | Mapping[str, ArrayLike]) -> None:
+        """Set all values, given as a flat vector, or those of the parameters that are named."""
+        with self.changing() as flat:
+            if isinstance(values, Mapping):
+                named = self.named(flat)
+                for name, array in values.items():
+                    named[name][...] = array
+            else:
+                flat[...] = values
 
     def named(self, flat: Array | None = None) -> dict[str, Array]:
         """Each parameter's part of ``flat``, a view in PyTorch's shape; by default of ``values``.
 
-        ``flat`` is any vector of the size of ``values``, such as a gradient.
+        ``flat`` is any vector of the size of ``values``, such as a gradient, or that of
+        ``changing``, whose views can be written to.
         """
         flat = self.values if flat is None else flat
         return {
@@ -70,17 +96,22 @@ class Parameters:
 
     def draw(self, rng: np.random.Generator) -> Parameters:
         """Draw every parameter's first values, in order, from ``rng``; return these parameters."""
-        for name, values in self.named().items():
-            described = self.described[name]
-            drawn = described.initialiser(rng, described.shape, described.fan_in, described.fan_out)
-            # Broadcasting would repeat values that should differ.
-            if np.shape(drawn) not in (described.shape, ()):
-                raise ArgumentError(
-                    f"the initialiser of {name} returned an array of shape {np.shape(drawn)}, not"
-                    f" {described.shape}"
-                )
-            values[...] = drawn
+        with self.changing() as flat:
+            for name, values in self.named(flat).items():
+                values[...] = self._drawn(name, rng)
         return self
+
+    def _drawn(self, name: str, rng: np.random.Generator) -> Array:
+        """The first values of a parameter."""
+        described = self.described[name]
+        drawn = described.initialiser(rng, described.shape, described.fan_in, described.fan_out)
+        # Broadcasting would repeat values that should differ.
+        if np.shape(drawn) not in (described.shape, ()):
+            raise ArgumentError(
+                f"the initialiser of {name} returned an array of shape {np.shape(drawn)}, not"
+                f" {described.shape}"
+            )
+        return drawn
 
 
 def as_initialiser(name: str, value: Initialiser) -> Initialiser:

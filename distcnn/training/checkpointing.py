@@ -139,7 +139,7 @@ def restore_checkpoint(run: Run, checkpoint: Checkpoint) -> State:
     check_dataset(parsed.dataset, run)
     updater, ledger = run.training_step.updater, run.training_step.ledger
     vectors = {folder: stored_vector(run, checkpoint, folder) for folder in _vectors(run)}
-    run.parameters.values[...] = vectors["weights"]
+    run.parameters.assign(vectors["weights"])
     updater.restore(
         {name: vectors[f"optimizer/{name}"] for name in updater.state},
         int(checkpoint.attributes["optimizer_steps"]),

@@ -61,9 +61,9 @@ def check_network(run: Run, say: Report) -> None:
     zero = zero_gradients(parameters.named(gradient))
     # A unit at a kink, as those of ReLU are where all weights are zero, has no gradient to compare.
     if not error < LARGEST_GRADIENT_ERROR:
-        for key, values in parameters.named().items():
-            described = parameters.described[key]
-            values[...] = he_normal(rng, described.shape, described.fan_in, described.fan_out)
+        for key, described in parameters.described.items():
+            drawn = he_normal(rng, described.shape, described.fan_in, described.fan_out)
+            parameters.assign({key: drawn})
         error = gradient_error(model, images, rng, parameters, random_source)
     if not error < LARGEST_GRADIENT_ERROR:
         raise TrainingError(

@@ -58,8 +58,7 @@ def load_initial_weights(
     )
     for line in lines:
         report(f"notice: {line}")
-    for name, values in parameters.named().items():
-        values[...] = arrays.get(name, values)
+    parameters.assign(arrays)
     record["params_sha256"] = array_sha256(parameters.values)
     attributes = vars(normalisation) if normalisation else {}
     is_root = communicator.rank == 0

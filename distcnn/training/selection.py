@@ -18,6 +18,7 @@ from distcnn.checkpoints import CheckpointError, CheckpointStore
 from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Totals, on_root
 from distcnn.errors import InputError
+from distcnn.nn import Parameters
 from distcnn.system.wording import counted
 from distcnn.training.checkpointing import stored_vector
 from distcnn.training.setup import Run
@@ -114,19 +115,19 @@ class Selection:
         """The test of the last weights, after that of the best ones if they are others."""
         best = None
         if self._state.best_step != self._state.step and self._best is not None:
-            with _replaced(self._run.parameters.values, self._best):
+            with _replaced(self._run.parameters, self._best):
                 best = self._run.evaluation(weights="best")
         return self._run.evaluation(), best
 
 
 @contextmanager
-def _replaced(values: Vector, others: Vector) -> Iterator[None]:
-    kept = values.copy()
-    values[...] = others
+def _replaced(parameters: Parameters, others: Vector) -> Iterator[None]:
+    kept = parameters.values.copy()
+    parameters.assign(others)
     try:
         yield
     finally:
-        values[...] = kept
+        parameters.assign(kept)
 
 
 def best_weights(run: Run, state: State, store: CheckpointStore) -> Vector | None:

@@ -89,8 +89,10 @@ class TrainingStep:
             self.failures.raise_first(totals)
             # The next step's sums reject values that overflow here.
             with Span(spans.UPDATE), np.errstate(over="ignore", invalid="ignore"):
-                values, count = self.lane.plan.parameters.values, totals.examples
-                self.updater.step(values, self.reducer.gradient, learning_rate, count=count)
+                with self.lane.plan.parameters.changing() as values:
+                    self.updater.step(
+                        values, self.reducer.gradient, learning_rate, count=totals.examples
+                    )
         return totals
 
     def _sum_gradients(self, at: Position) -> Totals:

@@ -85,7 +85,7 @@ def test_the_gradients_of_all_named_networks_are_right(model: str, image_set: Ma
     said: list[str] = []
     check_network(run, said.append)
     assert said[0].startswith("debug    gradient check passed, relative error ")
-    run.training_step.lane.plan.parameters.values[:] = np.nan
+    run.training_step.lane.plan.parameters.assign(np.nan)
     with pytest.raises(TrainingError, match=r"shard 0: the parameter .* is nan"):
         run.training_step(0, 0, 0, 0.1)
 

@@ -138,7 +138,7 @@ class _PassOn(Identity):
 )
 def test_no_gradient_is_overwritten_that_somebody_still_needs(after: list[Layer]) -> None:
     network, rng = planned([ReLU(), *after], (2, 5, 5), 3, np.float64), np.random.default_rng(1)
-    network.values[:] = rng.standard_normal(network.values.shape)
+    network.parameters.assign(rng.standard_normal(network.values.shape))
     y = network.forward(rng.standard_normal((2, 5, 5, 3)))
     grad_output = rng.standard_normal(y.shape)
     before = grad_output.copy()

@@ -33,7 +33,7 @@ class Case:
     def network(self) -> Network:
         layer = Conv2d(self.out_channels, self.kernel, stride=self.stride, padding=self.padding)
         network = planned([layer], self.input_shape, self.count, np.float64)
-        network.values[:] = np.random.default_rng(self.seed).standard_normal(network.values.shape)
+        network.parameters.assign(np.random.default_rng(self.seed).standard_normal(network.values.shape))
         return network
 
     def images(self, rng: np.random.Generator) -> Array:
@@ -75,7 +75,7 @@ def test_convolutions_one_after_another_pass_the_gradient_check(first: Case, sec
     layers = [Conv2d(c.out_channels, c.kernel, padding=c.padding) for c in (first, second)]
     network = planned(layers, (first.input_shape[0], height, width), 2, np.float64)
     rng = np.random.default_rng(first.seed)
-    network.values[:] = rng.standard_normal(network.values.shape)
+    network.parameters.assign(rng.standard_normal(network.values.shape))
     assert (
         network.gradient_error(rng, rng.standard_normal((first.input_shape[0], height, width, 2)))
         < 1e-5
@@ -84,7 +84,7 @@ def test_convolutions_one_after_another_pass_the_gradient_check(first: Case, sec
 
 def test_a_2x2_kernel_by_hand() -> None:
     network = planned([Conv2d(1, 2)], (1, 3, 3), 1, np.float64)
-    network.values[:] = [1, 2, 3, 4, 0.5]
+    network.parameters.assign([1, 2, 3, 4, 0.5])
     x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     np.testing.assert_array_equal(network.forward(x)[0, :, :, 0], [[37.5, 47.5], [67.5, 77.5]])
 
@@ -101,7 +101,7 @@ def test_a_rectangular_kernel_with_different_stride_and_padding_by_hand() -> Non
     the last column is in none.
     """
     network = planned([Conv2d(1, (1, 2), stride=(1, 2), padding=1)], (1, 2, 3), 1, np.float64)
-    network.values[:] = [1, 10, 0]
+    network.parameters.assign([1, 10, 0])
     x = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).reshape(1, 2, 3, 1)
     np.testing.assert_array_equal(
         network.forward(x)[0, :, :, 0], [[0, 0], [10, 32], [40, 65], [0, 0]]
@@ -116,7 +116,7 @@ def test_a_rectangular_kernel_with_different_stride_and_padding_by_hand() -> Non
 
 def test_a_pixel_that_no_window_reads_gets_gradient_zero() -> None:
     network = planned([Conv2d(1, 2, stride=3)], (1, 4, 5), 1, np.float64)
-    network.values[:] = 1
+    network.parameters.assign(1)
     network.forward(np.ones((1, 4, 5, 1)))
     grad_x = network.backward(np.ones((1, 1, 2, 1)), input_gradient=True)
     assert grad_x is not None
@@ -161,14 +161,14 @@ TUTORIAL_UPDATED_BIASES = [0.991, -0.007]
 
 def test_the_tutorials_example_digit_for_digit() -> None:
     network = planned([Conv2d(2, 3, stride=2, padding=1)], (3, 5, 5), 1, np.float64)
-    values = network.named_values()
-    values["conv1.weight"][:] = TUTORIAL_FILTERS
-    values["conv1.bias"][:] = [1, 0]
+    network.parameters.assign({"conv1.weight": TUTORIAL_FILTERS, "conv1.bias": [1, 0]})
     outputs = network.forward(np.array(TUTORIAL_IMAGE, np.float64)[..., np.newaxis])
     np.testing.assert_array_equal(outputs[..., 0], TUTORIAL_OUTPUT)
 
     network.backward(np.array(TUTORIAL_SENSITIVITY, np.float64)[..., np.newaxis])
-    SGD().start(network.values).step(network.values, network.grads, learning_rate=0.001)
+    with network.parameters.changing() as flat:
+        SGD().start(flat).step(flat, network.grads, learning_rate=0.001)
+    values = network.named_values()
     np.testing.assert_allclose(values["conv1.weight"], TUTORIAL_UPDATED_FILTERS, rtol=0, atol=1e-15)
     np.testing.assert_allclose(values["conv1.bias"], TUTORIAL_UPDATED_BIASES, rtol=0, atol=1e-15)
 

@@ -19,7 +19,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 def dense(in_features: int, out_features: int, count: int, rng: np.random.Generator) -> Network:
     network = planned([Dense(out_features)], (in_features,), count, np.float64)
-    network.values[:] = rng.standard_normal(network.values.shape)
+    network.parameters.assign(rng.standard_normal(network.values.shape))
     return network
 
 
@@ -35,7 +35,7 @@ def test_gradients_agree_with_finite_differences(
 
 def test_dense_by_hand() -> None:
     network = planned([Dense(2)], (3,), 2, np.float64)
-    network.values[:] = [1, 2, 3, 4, 5, 6, 0.5, -0.5]
+    network.parameters.assign([1, 2, 3, 4, 5, 6, 0.5, -0.5])
     x = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 2.0]])
     np.testing.assert_array_equal(network.forward(x), [[-1.5, 8.5], [-2.5, 16.5]])
 

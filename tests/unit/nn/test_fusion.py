@@ -41,7 +41,7 @@ def made(
     dtype: type[np.floating] = np.float32,
 ) -> Network:
     network = planned(layers, shape, count, dtype)
-    network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
+    network.parameters.assign(np.random.default_rng(5).standard_normal(network.values.shape))
     return network
 
 
@@ -118,8 +118,7 @@ def test_by_hand() -> None:
     """
     network = planned([Conv2d(1, (1, 2)), MaxPool2d((1, 2))], (1, 1, 5), 1, np.float64)
     assert is_fused(network)
-    network.named_values()["conv1.weight"][...] = 1
-    network.named_values()["conv1.bias"][...] = 0.5
+    network.parameters.assign({"conv1.weight": 1, "conv1.bias": 0.5})
     y = network.forward(
         np.array([1.0, 4.0, 2.0, 3.0, 7.0]).reshape(1, 1, 5, 1)
     )  # sums 5, 6 | 5, 10
@@ -137,8 +136,7 @@ def test_a_rectified_pooling_by_hand() -> None:
     """
     network = planned([Conv2d(1, (1, 2)), MaxPool2d((1, 2)), ReLU()], (1, 1, 7), 1, np.float64)
     assert is_fused(network)
-    network.named_values()["conv1.weight"][...] = 1
-    network.named_values()["conv1.bias"][...] = -7
+    network.parameters.assign({"conv1.weight": 1, "conv1.bias": -7})
     y = network.forward(
         np.array([1.0, 4.0, 2.0, 3.0, 7.0, 0, 7]).reshape(1, 1, 7, 1)
     )  # sums 5, 6 | 5, 10 | 7, 7

@@ -40,8 +40,7 @@ def run_kernels(
     A first pass over other numbers dirties every buffer that should start from zero.
     """
     network = planned(list(layers), x.shape[1:], len(x), x.dtype)
-    for name, value in network.named_values().items():
-        value[...] = values[name]
+    network.parameters.assign(values)
     for images in (-1 - x, x):
         y = network.forward(np.ascontiguousarray(np.moveaxis(images, 0, -1))).copy()
         grad_x = network.backward(np.moveaxis(grad_y, 0, -1).copy(), input_gradient=True)

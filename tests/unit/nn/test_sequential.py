@@ -46,7 +46,7 @@ def small_cnn() -> Sequential:
 def test_a_whole_cnn_passes_the_gradient_check(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     network = planned(small_cnn(), SHAPE, count, np.float64)
-    network.values[:] = 0.5 * rng.standard_normal(network.values.shape)
+    network.parameters.assign(0.5 * rng.standard_normal(network.values.shape))
     assert network.gradient_error(rng, rng.standard_normal((*SHAPE, count))) < 1e-5
 
 
@@ -101,7 +101,7 @@ def test_shapes_are_those_of_pytorch_and_fill_the_flat_vectors_without_a_gap() -
         },
     }
     assert network.values.shape == network.grads.shape == (36 + 3 + 48 + 4 + 80 + 5 + 15 + 3,)
-    network.values[:] = np.arange(network.values.size)
+    network.parameters.assign(np.arange(network.values.size))
     np.testing.assert_array_equal(
         np.concatenate([v.ravel() for v in network.named_values().values()]), network.values
     )
@@ -109,15 +109,17 @@ def test_shapes_are_those_of_pytorch_and_fill_the_flat_vectors_without_a_gap() -
 
 def test_named_arrays_are_views_of_the_flat_vectors() -> None:
     network = planned(small_cnn(), SHAPE, 1)
-    network.named_values()["conv1.bias"][1] = 7
+    with network.parameters.changing() as flat:
+        network.parameters.named(flat)["conv1.bias"][1] = 7
     network.named_grads()["dense2.bias"][2] = 9
     assert np.flatnonzero(network.values).tolist() == [37]
+    assert network.named_values()["conv1.bias"][1] == 7
     assert np.flatnonzero(network.grads).tolist() == [network.grads.size - 1]
 
 
 def test_layers_read_the_flat_values_and_write_the_flat_grads() -> None:
     network = planned([Dense(1)], (2,), 1, np.float64)
-    network.values[:] = [2, 3, 5]
+    network.parameters.assign([2, 3, 5])
     assert network.forward(np.array([[1.0], [10.0]])).item() == 37
     network.backward(np.array([[2.0]]))
     np.testing.assert_array_equal(network.grads, [2, 20, 2])
@@ -142,7 +144,7 @@ def test_initialise_is_decided_by_the_seed_alone() -> None:
 def test_initialise_does_not_depend_on_the_microbatch_or_on_what_was_there() -> None:
     network = planned(small_cnn(), SHAPE, 1).initialise(np.random.default_rng(3))
     expected = network.values.copy()
-    network.values[:] = np.nan
+    network.parameters.assign(np.nan)
     np.testing.assert_array_equal(network.initialise(np.random.default_rng(3)).values, expected)
     np.testing.assert_array_equal(
         planned(small_cnn(), SHAPE, 16).initialise(np.random.default_rng(3)).values, expected

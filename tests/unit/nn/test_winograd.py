@@ -109,7 +109,7 @@ def made(
     layer: Conv2d, shape: tuple[int, int, int], count: int, dtype: type[np.floating] = np.float64
 ) -> Network:
     network = planned([layer], shape, count, dtype)
-    network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
+    network.parameters.assign(np.random.default_rng(5).standard_normal(network.values.shape))
     return network
 
 

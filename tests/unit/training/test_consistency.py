@@ -54,6 +54,11 @@ def flip(vector: np.ndarray, index: int, bit: int = 0) -> None:
     vector.view(np.uint32)[index] ^= np.uint32(1 << bit)
 
 
+def flip_parameter(parameters: Parameters, index: int, bit: int = 0) -> None:
+    with parameters.changing() as values:
+        flip(values, index, bit)
+
+
 def test_equal_replicas_give_the_hash_of_each_parameter() -> None:
     parameters, optimizer = make_replica()
     by_hand = {
@@ -102,7 +107,7 @@ def test_one_bit_of_the_weights_is_found_and_its_rank_named(
     outcomes = compare(
         ranks,
         lambda rank, parameters, optimizer: (
-            flip(parameters.values, index, bit) if rank == failing else None
+            flip_parameter(parameters, index, bit) if rank == failing else None
         ),
     )
     assert len(set(outcomes)) == 1
@@ -131,8 +136,8 @@ def test_the_first_parameter_is_named() -> None:
     def damage(rank: int, parameters: Parameters, updater: Updater) -> None:
         if rank == 1:
             flip(updater.state["first_moment"], 0)
-            flip(parameters.values, 20)
-            flip(parameters.values, 9)
+            flip_parameter(parameters, 20)
+            flip_parameter(parameters, 9)
 
     assert "differ: conv1.bias on rank 1 (host host1) differs" in compare(3, damage)[0]
 
@@ -149,7 +154,7 @@ def test_those_that_are_not_as_the_most_are_named(bits: dict[int, int], named: s
     outcomes = compare(
         5,
         lambda rank, parameters, optimizer: (
-            flip(parameters.values, 0, bits[rank]) if rank in bits else None
+            flip_parameter(parameters, 0, bits[rank]) if rank in bits else None
         ),
     )
     assert len(set(outcomes)) == 1
@@ -161,7 +166,7 @@ def test_without_a_majority_all_are_named(ranks: int) -> None:
     outcomes = compare(
         ranks,
         lambda rank, parameters, optimizer: (
-            flip(parameters.values, 36) if rank < ranks // 2 else None
+            flip_parameter(parameters, 36) if rank < ranks // 2 else None
         ),
     )
     everyone = ", ".join(f"{rank} (host host{rank})" for rank in range(ranks))

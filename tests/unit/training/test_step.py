@@ -76,12 +76,18 @@ def test_the_update_is_that_of_the_mean_loss_over_all_examples() -> None:
     )
 
 
+def set_third_bias(step: TrainingStep, value: float) -> None:
+    biases = parameters_of(step).named()["dense1.bias"].copy()
+    biases[2] = value
+    parameters_of(step).assign({"dense1.bias": biases})
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_nan_or_infinite_names_step_shard_and_parameter_and_updates_nothing(
     bad: float,
 ) -> None:
     step = a_step()
-    parameters_of(step).named()["dense1.bias"][2] = bad
+    set_third_bias(step, bad)
     before = parameters_of(step).values.copy()
     with pytest.raises(
         TrainingError,
@@ -106,7 +112,7 @@ def test_a_gradient_out_of_range_names_the_flag_that_widens_it() -> None:
 
 def test_what_is_out_of_range_before_any_update_is_not_put_down_to_the_learning_rate() -> None:
     step = a_step()
-    parameters_of(step).named()["dense1.bias"][2] = math.inf
+    set_third_bias(step, math.inf)
     with pytest.raises(
         TrainingError, match="no update was made yet: check the image set's mean and std"
     ) as caught:
@@ -125,9 +131,7 @@ def test_the_largest_limit_is_not_advised_to_grow() -> None:
 
 def test_a_loss_out_of_range_is_distinguished_from_a_gradient_out_of_range() -> None:
     step = a_step()
-    parameters_of(step).named()["dense1.bias"][2] = (
-        2.0**31
-    )  # softmax's gradient is at most 1, whatever the logits are
+    set_third_bias(step, 2.0**31)  # softmax's gradient is at most 1, whatever the logits are
     before = parameters_of(step).values.copy()
     with pytest.raises(
         TrainingError,

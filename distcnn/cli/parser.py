@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from distcnn.errors import InputError
+from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 ALIASES = {
     alias: flag
@@ -83,6 +84,14 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         super().__init__(allow_abbrev=False, **options)
         self._elsewhere, self._instead = elsewhere, instead
+
+    def add_network(self) -> None:
+        """``RUN_DIR``, --weights and --trust-model, which say what network to load."""
+        run = "run directory of distcnn.train, or a weights.h5 in one"
+        weights = "weights of the last step, or of the best accuracy (default: last)"
+        self.add_argument("run", metavar="RUN_DIR", help=run)
+        self.add_argument("--weights", choices=("last", "best"), default="last", help=weights)
+        self.add_argument(TRUST_FLAG, action="store_true", help=TRUST_HELP)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         known, unknown = self.parse_known_args(args, namespace)

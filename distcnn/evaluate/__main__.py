@@ -19,7 +19,6 @@ from distcnn.evaluate.output import as_json, as_text, draw_mistakes
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.plotting import require_matplotlib, require_picture
 from distcnn.system.console import say_all, tell
-from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 NAME = "distcnn.evaluate"
 
@@ -47,16 +46,13 @@ def make_parser() -> Parser:
         "which part of it (default: test). Of a run with --validation, train is what it was trained"
         " on, and validation what was held out"
     )
-    weights = "weights of the last step, or of the best accuracy (default: last)"
     picture = "draw the worst mistakes (needs matplotlib)"
+    parser.add_network()
     add = parser.add_argument
-    add("run", metavar="RUN_DIR", help="run directory of distcnn.train, or a weights.h5 in one")
     add("--data", metavar="FILE.h5", help=data)
     add("--split", choices=("test", "train", VALIDATION), default="test", help=split)
-    add("--weights", choices=("last", "best"), default="last", help=weights)
     add("--picture", metavar="FILE.png", help=picture)
     add("--json", action="store_true", help="print all results as one JSON document")
-    add(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     return parser
 
 

@@ -17,7 +17,6 @@ from distcnn.errors import InputError
 from distcnn.loading import load
 from distcnn.predict.output import CSV, JSON, Format, Table
 from distcnn.predict.prediction import predict
-from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 NAME = "distcnn.predict"
 
@@ -55,20 +54,17 @@ def make_parser() -> Parser:
         " were light on dark, or the reverse (default: auto)"
     )
     split = "which images of a .h5 or .npz file that has both (default: test)"
-    weights = "weights of the last step, or of the best accuracy (default: last)"
+    parser.add_network()
     add = parser.add_argument
-    add("run", metavar="RUN_DIR", help="run directory of distcnn.train, or a weights.h5 in one")
     add("files", metavar="FILE", nargs="+", help=files)
     add("--top", metavar="K", type=int, default=1, help="print the K most probable classes")
     add("--fit", choices=FITS, default="auto", help=fit)
     add("--invert", choices=INVERSIONS, default="auto", help=invert)
     add("--split", choices=("test", "train"), default="test", help=split)
-    add("--weights", choices=("last", "best"), default="last", help=weights)
     output = parser.add_mutually_exclusive_group()
     exact = "with unrounded probabilities"
     output.add_argument("--json", action="store_true", help=f"print one JSON document, {exact}")
     output.add_argument("--csv", action="store_true", help=f"print CSV, with a header, {exact}")
-    add(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     return parser
 
 

@@ -125,10 +125,10 @@ def weights_file(run: str | Path, weights: str = "last") -> Path:
             f"{path} has no {name}: the run has not finished; continue it with python -m"
             f" distcnn.train --resume {shell_word(str(path))}"
         )
-    problem = f"{path} is not a run directory: it has no {name}" if is_folder else "no such run"
-    raise InputError(
-        f"{problem}{'' if is_folder else f': {path}'}: name the output directory of distcnn.train"
-    )
+    problem = f"no such run: {path}"
+    if is_folder:
+        problem = f"{path} is not a run directory: it has no {name}"
+    raise InputError(f"{problem}: name the output directory of distcnn.train")
 
 
 def _recorded_model(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.errors import InputError
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -23,6 +25,10 @@ class Predictions:
     probabilities: NDArray[np.float32]
     class_names: tuple[str, ...]
     notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.probabilities).all():
+            raise InputError("the network's outputs are not finite: its training diverged")
 
     @property
     def classes(self) -> list[str]:

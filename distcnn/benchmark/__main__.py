@@ -35,8 +35,7 @@ SHARDS = (2, 4, Config.num_shards)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, lambda: make_parser().print_help(), benchmark_command, arguments)
+    return run_command(NAME, make_parser, benchmark_command, arguments)
 
 
 def benchmark_command(communicator: Communicator, arguments: Sequence[str]) -> None:

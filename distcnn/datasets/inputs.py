@@ -7,6 +7,7 @@ Letters: N images, H rows, W columns, C channels.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +18,11 @@ import numpy as np
 from distcnn.datasets.fitting import Fitting
 from distcnn.datasets.hdf5 import Images
 from distcnn.datasets.importers.layout import read_images
+from distcnn.datasets.importers.named_arrays import NamedArray
 from distcnn.datasets.importers.pixels import PIECE_BYTES, Form
+from distcnn.datasets.importers.source import Notify
 from distcnn.datasets.pictures import NAMES, SUFFIXES, read_pixels
-from distcnn.datasets.stored_images import (
-    Notify,
-    StoredImages,
-    choose_images,
-    form_of,
-    has_arrays,
-    open_images,
-)
+from distcnn.datasets.stored_images import choose_images, form_of, has_arrays, open_images
 from distcnn.errors import InputError
 from distcnn.spans import touch
 from distcnn.system.wording import printable, width_of
@@ -141,12 +137,12 @@ def _read(source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
         yield from _converted(stack, source.form, start, min(start + size, indices.stop))
 
 
-def _converted(stack: StoredImages, form: Form, start: int, stop: int) -> Iterator[Read]:
+def _converted(stack: NamedArray, form: Form, start: int, stop: int) -> Iterator[Read]:
     """Images of an array; if some are damaged, the others are still read."""
     try:
         images = form.convert(stack.part(start, stop))
         if len(images) < stop - start:
-            raise InputError(f"{stack.array} was shortened while it was read: restore its file")
+            raise InputError(f"{stack} was shortened while it was read: restore its file")
     except InputError as error:
         if stop == start + 1:
             yield error
@@ -179,7 +175,7 @@ def find_inputs(files: Sequence[str | Path], split: str, fitting: Fitting) -> In
 
 
 def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[Source]:
-    if _is_folder(path):
+    if os.path.isdir(path):  # noqa: PTH112  (Path's raises for a name that is too long)
         images = read_images(path, notify).all_images()
         if not images:
             raise InputError(f"{path} has no {NAMES} files: name a folder with pictures")
@@ -188,15 +184,8 @@ def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[S
         return [Source(path)]
     stack = choose_images(path, split, fitting.shape)
     if not stack.shape[0]:
-        raise InputError(f"{path}: {stack.array} has no images: name another file")
+        raise InputError(f"{path}: {stack} has no images: name another file")
     form = form_of(path, stack, fitting.shape, notify)
     fitting.require_channels(path, form)
-    notify(f"{path}: the images are those of {stack.array}")
-    return [Source(path, stack.array.name, stack.shape[0], form)]
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that is too long, a null character: open_named says so
-        return False
+    notify(f"{path}: the images are those of {stack}")
+    return [Source(path, stack.name, stack.shape[0], form)]

@@ -25,8 +25,7 @@ NAME = "distcnn.evaluate"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, lambda: make_parser().print_help(), evaluate_command, arguments)
+    return run_command(NAME, make_parser, evaluate_command, arguments)
 
 
 def make_parser() -> Parser:

@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 
 from distcnn.checkpoints.format import stored_arrays
+from distcnn.datasets.importers.labels import natural
 from distcnn.interop.facts import described
 from distcnn.interop.foreign import (
     KERAS,
     KERAS_CHANNELS_FIRST,
     ForeignWeights,
     as_float32,
-    naturally,
     unpacked,
 )
 
@@ -43,7 +43,7 @@ def read_hdf5(content: bytes) -> ForeignWeights:
         if OF_KERAS in group.attrs:
             return _of_keras(file, group)
         arrays = dict(stored_arrays(group))
-        kept = [name for name in naturally(arrays) if not name.startswith("optimizer")]
+        kept = [name for name in sorted(arrays, key=natural) if not name.startswith("optimizer")]
         return ForeignWeights("HDF5 file", as_float32({name: arrays[name] for name in kept}))
 
 

@@ -11,7 +11,6 @@ import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, run_command
 from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.datasets.fitting import FITS, INVERSIONS
-from distcnn.datasets.inputs import Inputs
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
 from distcnn.loading import load
@@ -23,8 +22,7 @@ NAME = "distcnn.predict"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, lambda: make_parser().print_help(), predict_command, arguments)
+    return run_command(NAME, make_parser, predict_command, arguments)
 
 
 def make_parser() -> Parser:
@@ -76,13 +74,10 @@ def predict_command(communicator: Communicator, arguments: Sequence[str]) -> int
     )
     fitting = together(communicator, lambda: network.fitting(args.fit, args.invert))
     top = min(args.top, len(network.class_names))
-
-    def make_format(inputs: Inputs) -> Format:
-        if args.json:
-            return JSON(args.run, args.weights)
-        return CSV(top) if args.csv else Table(network.class_names, top, inputs.longest_name())
-
-    complete = predict(communicator, network, fitting, args.files, args.split, top, make_format)
+    form: Format = CSV(top) if args.csv else Table(network.class_names, top)
+    if args.json:
+        form = JSON(args.run, args.weights)
+    complete = predict(communicator, network, fitting, args.files, args.split, top, form)
     return EXIT_OK if complete else EXIT_INPUT
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from distcnn.checkpoints.weights import WEIGHTS, array_sha256, read_weights
 from distcnn.datasets.dataset import HDF5Dataset
-from distcnn.datasets.hdf5 import DatasetInfo, Images, Indices, Labels
+from distcnn.datasets.hdf5 import DatasetInfo, Images, Indices, Labels, by
 from distcnn.errors import ArgumentError, InputError
 from distcnn.loading import load, require_fit
 from distcnn.network import Network
@@ -213,7 +213,7 @@ def _described(network: Network) -> list[LayerView]:
         end - start for start, end in pairwise([*parameters.layer_starts, parameters.values.size])
     ]
     layers = zip(model.names, model.layers, shapes, sizes, strict=True)
-    return [LayerView(name, repr(layer), _by(output), size) for name, layer, output, size in layers]
+    return [LayerView(name, repr(layer), by(output), size) for name, layer, output, size in layers]
 
 
 def _one_example(
@@ -270,7 +270,3 @@ def _shown(
 def _sentence(error: BaseException) -> str:
     """The text of an error as a sentence that follows a colon: it may begin with a file's name."""
     return f"{str(error) or type(error).__name__}."
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -54,8 +54,7 @@ def measure_sums(communicator: Communicator, most_seconds: float) -> SumTimes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, make_parser().print_help, measure_command, arguments)
+    return run_command(NAME, make_parser, measure_command, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:

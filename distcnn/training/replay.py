@@ -143,7 +143,7 @@ def _read(
 
 
 def _require_data(directory: Path, data: str) -> None:
-    """``InputError`` if it is missing: training prepares MNIST then, but a replay writes nothing."""
+    """``InputError`` if it is missing: training would prepare MNIST; a replay writes nothing."""
     if data == ARRAYS:
         raise InputError(
             f"{directory} was trained on arrays in memory: name a file of the same images with"

@@ -158,7 +158,7 @@ def test_a_part_knows_where_its_examples_are_in_the_file(image_set: MakeImageSet
 
 @pytest.mark.parametrize(
     ("wanted", "examples", "count"),
-    [(0.1, 60_000, 6000), (0.25, 203, 51), (75, 203, 75), (1, 203, 1)],
+    [(0.1, 60_000, 6000), (0.25, 203, 51), (75, 203, 75), (2, 203, 2)],
 )
 def test_fractions_are_rounded_to_whole_examples(wanted: float, examples: int, count: int) -> None:
     assert examples_to_hold_out(Config(validation=wanted), examples) == count

@@ -66,9 +66,9 @@ def warnings_of(schedule: RunSchedule) -> Iterator[str]:
         fewer = "a smaller --microbatch-size" if size > 1 else "fewer --num-shards"
         cut = schedule.warmup_steps < config.warmup_steps
         yield (
-            f"the whole run is {counted(steps, 'step')} ({steps_an_epoch} an epoch)"
-            f"{f', and the warm-up is cut to {schedule.warmup_steps}' if cut else ''}: too few to"
-            f" learn much; give more --epochs ({-(-ENOUGH_STEPS // steps_an_epoch)} make"
+            f"the whole run is {counted(steps, 'step')} ({steps_an_epoch} per epoch)"
+            f"{f', and the warm-up is cut to {schedule.warmup_steps}' if cut else ''}: often"
+            f" too few to learn much; give more --epochs ({-(-ENOUGH_STEPS // steps_an_epoch)} make"
             f" {ENOUGH_STEPS} steps) or {fewer}"
         )
     longest = -(-schedule.train_examples // config.num_shards)

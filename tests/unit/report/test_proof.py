@@ -14,8 +14,10 @@ from distcnn.config_parsing import parse_request
 from distcnn.report.__main__ import main
 from distcnn.report.compared import agreement
 from distcnn.report.inspection import inspect
-from distcnn.report.proof import changed_flags, ledger
+from distcnn.report.proof import commands, ledger
 from distcnn.report.records import RunRecords
+from distcnn.report.repetition import changed_flags
+from distcnn.training.receipt import Receipt
 from tests.unit.report.conftest import MakeRecords
 
 
@@ -116,3 +118,17 @@ def test_a_page_that_cannot_be_written_is_one_line(
     for name in ("page.txt", "no/such/folder/page.html"):
         assert main([str(run), "--output", str(tmp_path / name)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_that_no_commands_repeat_names_the_replay(records: RunRecords) -> None:
+    assert records.receipt
+    assert records.config
+    start = records.receipt.starts[0]
+    resume = {**start, "kind": "resume", "step": 1}
+    config = start["configuration"]
+    for changes, is_repeatable in (({}, True), ({"epochs": 9}, True), ({"patience": 3}, False)):
+        line = {**resume, "configuration": {**config, **changes}}
+        changed = replace(records, receipt=Receipt([start, line]))
+        shown, note = commands(changed)
+        assert any("distcnn.train" in command for _, command in shown) == is_repeatable
+        assert ("python -m distcnn.verify" in note) != is_repeatable

@@ -12,7 +12,7 @@ import distcnn as dc
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.report.__main__ import main
-from distcnn.report.compared import agreement
+from distcnn.report.compared import agreement, comparison
 from distcnn.report.inspection import inspect
 from distcnn.report.proof import commands, ledger
 from distcnn.report.records import RunRecords
@@ -52,6 +52,13 @@ def test_runs_are_compared_step_by_step(make_records: MakeRecords) -> None:
     other_seed = make_records("f", [weights(1, "q")])
     configured = [replace(one, config=Config()), replace(other_seed, config=Config(seed=1))]
     assert agreement(configured) == [], "as is to be expected"
+
+
+def test_what_no_run_has_is_not_compared(make_records: MakeRecords) -> None:
+    one, other = make_records("a", []), make_records("b", [], validation_accuracy=[(1, 0.5)])
+    for runs, is_shown in (([one, one], False), ([one, other], True)):
+        names = [row[0] for row in comparison(runs)[0].rows]
+        assert ("Validation accuracy" in names) == is_shown
 
 
 @pytest.mark.parametrize(

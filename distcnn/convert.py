@@ -48,7 +48,7 @@ def make_parser() -> Parser:
     add("--output", metavar="FILE.h5", required=True, help="image set to write")
     add("--preview", metavar="FILE.png", help="draw some images of each class, to look at")
     add("--name", help="name of the set (default: that of the output file)")
-    names = "names of the classes in the order of the labels: a,b,c or a text file with one a line"
+    names = "names of the classes in the order of the labels: a,b,c or a text file, one per line"
     add("--class-names", metavar="NAMES", help=names)
 
     group = parser.add_argument_group("what the source holds, where that cannot be guessed")

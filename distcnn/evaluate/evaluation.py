@@ -205,13 +205,13 @@ def notices_on(
     if is_own is None:
         found.append(f"whether {info.path} is the image set of the run was not checked")
     elif not is_own:
-        found.append(f"{info.path} is not the image set of the run: its content is another")
+        found.append(f"{info.path} is not the image set of the run: its content differs")
     if info.class_names and info.class_names != network.class_names:
         pairs = zip(network.class_names, info.class_names, strict=True)
         differing = [f"'{ours}' is '{theirs}'" for ours, theirs in pairs if ours != theirs]
         found.append(
-            f"{counted(len(differing), 'class')} of the network named otherwise in {info.path}"
-            f" (compared by their numbers): {first_few(differing)}"
+            f"the names of {counted(len(differing), 'class')} differ between the network and"
+            f" {info.path} (classes are compared by their numbers): {first_few(differing)}"
         )
     if records and records.config.loss != "cross-entropy":
         found.append(f"the run was trained with {records.config.loss}; the loss is cross-entropy")

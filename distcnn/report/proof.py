@@ -98,8 +98,8 @@ def commands(run: RunRecords) -> tuple[list[tuple[str, str]], str]:
             found.append(("Train it again, on any number of ranks", repetition(run)))
         except NotRepeatable as reason:
             note = (
-                f"No plain commands train this run again: {reason}. python -m distcnn.verify"
-                " replays exactly what it did."
+                f"No plain commands train this run again: {reason}. To replay exactly what it did,"
+                f" use python -m distcnn.verify {shell_word(path)}."
             )
     if run.receipt:
         verify = ["python", "-m", "distcnn.verify", path, *own]

@@ -32,6 +32,7 @@ LINES = (BLUE, ORANGE, GREEN, PURPLE, GREY, GOLD, TEAL, ROSE)
 SMALL = 9
 """Font size of labels and legends, in points."""
 DPI = 130
+DECADES_ONLY = 3
 PICTURES = (".png", ".svg", ".pdf")
 """Suffixes of files that can be drawn."""
 
@@ -109,13 +110,20 @@ def image(axes: Axes, pixels: Any) -> None:
 
 
 def log_ticks(axes: Axes, form: str = ",.0f") -> None:
-    """Make the y axis logarithmic, with round numbers written out in the format ``form``."""
+    """Make the y axis logarithmic, with round numbers written out in the format ``form``.
+
+    Over more than ``DECADES_ONLY`` decades they are powers of ten alone: others would collide.
+    """
     from matplotlib.ticker import LogLocator, NullLocator
 
     low, high = axes.get_ylim()
     few = low <= 0 or high > 30 * low
     axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1, 1.5, 2, 3, 5, 7)))
+    low, high = axes.get_ylim()
+    subs = (1, 2, 5) if few else (1, 1.5, 2, 3, 5, 7)
+    axes.yaxis.set_major_locator(
+        LogLocator(10, subs=(1,) if high > 10**DECADES_ONLY * low else subs)
+    )
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: format(value, form))
 

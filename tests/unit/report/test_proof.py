@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,9 +108,23 @@ def test_a_run_is_looked_at_without_its_data(records: RunRecords, tmp_path: Path
 
 
 def test_a_page_says_that_the_image_set_is_missing(run: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    assert main([str(run), "--data", str(tmp_path / "none.h5"), "--output", str(page)]) == 0
+    page, copy = tmp_path / "page.html", tmp_path / "run"
+    shutil.copytree(run, copy)
+    result = json.loads((copy / "result.json").read_text())
+    result["dataset"]["path"] = str(tmp_path / "none.h5")
+    (copy / "result.json").write_text(json.dumps(result))
+    assert main([str(copy), "--output", str(page)]) == 0
     assert page.read_text().count("none.h5") >= 2
+
+
+def test_a_named_image_set_that_cannot_be_used_leaves_the_older_page(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("older")
+    assert main([str(run), "--data", str(tmp_path / "none.h5"), "--output", str(page)]) == 2
+    assert "none.h5" in capsys.readouterr().err
+    assert page.read_text() == "older"
 
 
 def test_the_test_set_is_scored_as_the_run_scored_it(records: RunRecords) -> None:

@@ -185,6 +185,8 @@ def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[S
     stack = choose_images(path, split, fitting.shape)
     if not stack.shape[0]:
         raise InputError(f"{path}: {stack} has no images: name another file")
+    if stack.read:
+        stack.part(0, 0)  # refuses what was never stored: its zeros would pass for images
     form = form_of(path, stack, fitting.shape, notify)
     fitting.require_channels(path, form)
     notify(f"{path}: the images are those of {stack}")

@@ -15,6 +15,7 @@ import distcnn as dc
 from distcnn import nn, optim
 from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
+from distcnn.interop import read_foreign
 from distcnn.verify import main as verify
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import receipt, store_of
@@ -169,6 +170,17 @@ def test_the_normalisation_can_be_that_of_the_weights(
     assert verify([str(tmp_path / "kept")]) == 0
 
 
+@pytest.mark.parametrize("value", [-1.0, np.nan, 1e-320])
+def test_an_impossible_std_of_the_weights_is_refused(
+    value: float, first: Path, tmp_path: Path
+) -> None:
+    shutil.copy(first / "weights.h5", tmp_path)
+    with h5py.File(tmp_path / "weights.h5", "r+") as file:
+        file.attrs["std"] = [value]
+    with pytest.raises(InputError, match=rf"weights\.h5.*std .*{value}"):
+        read_foreign(tmp_path / "weights.h5")
+
+
 # -- resume and verify
 
 
@@ -283,6 +295,8 @@ def test_patterns_add_up() -> None:
         ["--normalisation", "weights"],
         ["--normalisation", "0.1"],
         ["--normalisation", "0.1/0"],
+        ["--normalisation", "0/1e-320"],
+        ["--normalisation", "1e300/1"],
         ["--normalisation", "0.1/nan"],
         ["--normalisation", "1,2/3"],
     ],

@@ -127,6 +127,7 @@ def test_a_head_of_other_classes_is_that_of_the_seed(
         ({"freeze": "conv9"}, ["conv9", "conv1.weight", "dense1.bias"]),
         ({"freeze": ["conv1", "relu1"]}, ["relu1"]),
         ({"freeze": "*"}, ["all parameters"]),
+        ({"freeze": " , "}, ["name what to freeze"]),
         ({"initial_weights": "none.npz"}, ["none.npz"]),
         ({"initial_weights": "{first}", "map": "conv1=conv7"}, ["conv7", "conv1.weight"]),
         ({"initial_weights": "{first}", "normalisation": "1,1/1,1"}, ["2 channels"]),

@@ -126,6 +126,8 @@ def _require_writable(args: argparse.Namespace) -> None:
         with suppress(OSError):  # one does not exist
             if path.samefile(output):
                 raise InputError(f"--output {output} is the source itself: name another file")
+    if os.path.exists(output):  # noqa: PTH110  (Path's raises for a name that is too long)
+        _require_image_set(output)
     if args.preview:
         plotting.require_matplotlib()
         preview = Path(args.preview)
@@ -134,6 +136,19 @@ def _require_writable(args: argparse.Namespace) -> None:
         require_writable(preview)
         if preview.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise InputError(f"--preview {preview}: name a picture, such as preview.png")
+        folders = {source.resolve() for source in args.source}
+        if preview.exists() and folders & set(preview.resolve().parents):
+            raise InputError(f"--preview {preview} is a file of the source: name another file")
+
+
+def _require_image_set(output: Path) -> None:
+    """Refuse to replace what is not an image set."""
+    try:
+        read_info(output)
+    except InputError as error:
+        raise InputError(
+            f"--output {output} is there, and is not an image set: name another file, or remove it"
+        ) from error
 
 
 def class_names(text: str | None) -> list[str]:

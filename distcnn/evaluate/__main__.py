@@ -72,7 +72,9 @@ def evaluate_command(communicator: Communicator, arguments: Sequence[str]) -> No
         for notice in found.notices:
             tell(f"notice: {notice}")
         say_all([as_json(found)] if args.json else as_text(found))
-        if args.picture:
+        if args.picture and not found.score.mistakes:
+            tell(f"no picture written to {args.picture}: there are no mistakes to draw")
+        elif args.picture:
             draw_mistakes(found, args.picture)
             tell(f"picture in {args.picture}")
 

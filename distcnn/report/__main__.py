@@ -102,6 +102,9 @@ def write_page(
     found: dict[str, Inspection] = {}
     for run in runs:
         found[run.label] = inspect(run, data, trusted, found)
+    untested = [each.missing["test"] for each in found.values() if "test" in each.missing]
+    if data and len(untested) == len(runs):
+        raise InputError(f"--data {data}: {untested[0]}")
     content = render(runs, found).encode()
     with explaining(f"{output} cannot be written", "name another file with --output"):
         write_atomically(output, content)

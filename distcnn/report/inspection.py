@@ -263,7 +263,7 @@ def _shown(
 ) -> tuple[Mistake, Picture]:
     """The mistake, with its index in the whole test set, and its image."""
     label, predicted, index = names[mistake.label], names[mistake.predicted], rows[mistake.index]
-    told = f"test image {index}: {label}, taken for {predicted}"
+    told = f"test image {index}: {label}, mistaken for {predicted}"
     return replace(mistake, index=int(index)), picture(images[mistake.index], told)
 
 

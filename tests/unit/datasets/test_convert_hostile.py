@@ -110,6 +110,24 @@ def test_an_output_that_cannot_be_written_is_said_first(npz: Path, output: str) 
     assert out == "" or "a" * 300 in output  # the system alone knows how long a name may be
 
 
+@pytest.mark.parametrize("name", ["text.csv", "photo.jpg", "weights.h5"])
+def test_only_an_image_set_is_replaced(npz: Path, tmp_path: Path, name: str) -> None:
+    output = tmp_path / name
+    if name == "weights.h5":
+        with h5py.File(output, "w") as file:
+            file["conv1.weight"] = np.ones(3)
+    else:
+        output.write_text("mine")
+    before = output.read_bytes()
+    code, _, error = run([npz, "--output", output])
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"{output} is there" in error
+    assert output.read_bytes() == before
+    output.unlink()
+    for _ in range(2):
+        assert run([npz, "--output", output])[0] == 0
+
+
 def test_a_name_that_is_too_long_is_one_line(npz: Path) -> None:
     long = npz.parent / ("a" * 300)
     assert "cannot be read" in refused(long)
@@ -137,7 +155,8 @@ def test_a_preview_that_cannot_be_drawn_is_refused_before_the_work(npz: Path, va
 
 def test_a_failure_leaves_the_older_file(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = output_beside(npz)
-    output.write_bytes(b"older")
+    assert run([npz, "--output", output])[0] == 0
+    older = output.read_bytes()
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -145,7 +164,7 @@ def test_a_failure_leaves_the_older_file(npz: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("distcnn.datasets.writer.leaves_of", interrupted)
     code, _, err = run([npz, "--output", output])
     assert (code, err) == (130, "distcnn.convert: interrupted\n")
-    assert [path.read_bytes() for path in output.parent.glob(f"*{output.name}*")] == [b"older"]
+    assert [path.read_bytes() for path in output.parent.glob(f"*{output.name}*")] == [older]
 
 
 # -- NumPy

@@ -166,8 +166,11 @@ def find_inputs(files: Sequence[str | Path], split: str, fitting: Fitting) -> In
     unreadable: list[Unreadable] = []
     notices: list[str] = []
     open_images.cache_clear()  # files may have changed since the last call
-    for path in map(Path, files):
+    for name in files:
+        path = Path(name)
         try:
+            if name == "":  # Path would make it the current folder
+                raise InputError("the name of a file is empty: name files or folders")
             sources += _sources(path, split, fitting, notices.append)
         except InputError as error:
             unreadable.append(Unreadable(str(path), str(error)))

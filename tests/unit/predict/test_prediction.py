@@ -207,6 +207,11 @@ def test_hdf5_that_holds_no_pixels_is_refused_at_once(
     assert not printed.splitlines()[1:]
 
 
+def test_an_empty_name_is_not_the_current_folder(network: dc.Network) -> None:
+    with pytest.raises(dc.InputError, match="is empty"):
+        network.predict_files("")
+
+
 def test_a_damaged_part_of_a_file_leaves_the_other_images(
     short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

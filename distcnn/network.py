@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from distcnn.checkpoints.weights import array_sha256
 from distcnn.datasets import Microbatch
 from distcnn.datasets.examples import pieces_of
+from distcnn.datasets.normalisation import gives_finite_inputs
 from distcnn.errors import ArgumentError, InputError, arguments_named
 from distcnn.nn import Sequential, numpy_settings
 from distcnn.nn.layer import Array
@@ -44,7 +45,7 @@ class Network:
         microbatch_size: images computed at a time.
 
     Raises:
-        InputError: the weights are not those of the model.
+        InputError: the weights are not those of the model, or mean or std is impossible.
     """
 
     def __init__(
@@ -76,6 +77,11 @@ class Network:
         if len(self.mean) != image_shape[0] or len(statistics[1]) != image_shape[0]:
             raise InputError(
                 f"mean is {mean} and std {std}: give one for each of {image_shape[0]} channels"
+            )
+        if not gives_finite_inputs(self.mean, self.std) or not any(self.std):
+            raise InputError(
+                f"mean is {mean} and std {std}: they must be finite in float32, and each std above"
+                " 0 (0 only for a channel that is constant beside others)"
             )
         self._parameters = parameters
         self._microbatch = Microbatch(image_shape, microbatch_size, *statistics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -98,6 +99,18 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self._refuse(unknown)
         return known
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in zip(["", *words], words, strict=False):
+            flag, equals, value = word.partition("=")
+            is_empty_value = flag.startswith("--") and equals and not value
+            if is_empty_value or not word:  # a path "" would be the current folder
+                empty = next((each for each in (flag, before) if each.startswith("-")), "a name")
+                self.error(f"{empty} is empty: give a value, or leave it out")
+        return super().parse_known_args(words, namespace)
 
     def parse_own(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """This parser's flags, and the arguments left for the other parser."""

@@ -166,8 +166,11 @@ def find_inputs(files: Sequence[str | Path], split: str, fitting: Fitting) -> In
     unreadable: list[Unreadable] = []
     notices: list[str] = []
     open_images.cache_clear()  # files may have changed since the last call
-    for path in map(Path, files):
+    for name in files:
+        path = Path(name)
         try:
+            if name == "":  # Path would make it the current folder
+                raise InputError("the name of a file is empty: name files or folders")
             sources += _sources(path, split, fitting, notices.append)
         except InputError as error:
             unreadable.append(Unreadable(str(path), str(error)))
@@ -185,6 +188,8 @@ def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[S
     stack = choose_images(path, split, fitting.shape)
     if not stack.shape[0]:
         raise InputError(f"{path}: {stack} has no images: name another file")
+    if stack.read:
+        stack.part(0, 0)  # refuses what was never stored: its zeros would pass for images
     form = form_of(path, stack, fitting.shape, notify)
     fitting.require_channels(path, form)
     notify(f"{path}: the images are those of {stack}")

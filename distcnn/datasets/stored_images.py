@@ -76,6 +76,8 @@ def open_images(path: Path, name: str, image_shape: Shape) -> NamedArray:
 def form_of(path: Path, stack: NamedArray, image_shape: Shape, notify: Notify) -> Form:
     """How the images are stored: in our format, or as the importers find out."""
     stored = stack.shape[1:]
+    if 0 in stored:
+        raise InputError(f"{path}: the images of {stack} have no pixels: name another file")
     if stack.dtype == np.uint8 and (
         stored == image_shape
         or len(stored) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if args.picture:
         require_matplotlib()
         require_picture(args.picture, "--picture")
-        if not Path(args.picture).parent.is_dir():  # now, rather than after the evaluation
+        if not os.path.isdir(Path(args.picture).parent):  # noqa: PTH112  (before the evaluation)
             raise InputError(
                 f"--picture: no such folder: {Path(args.picture).parent}: create it, or name"
                 " another file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def read_records(weights: Path, of_file: str | None) -> tuple[str, Records | Non
             " FILE.h5"
         )
     path = records.dataset.path
-    if not Path(path).exists():
+    if not os.path.exists(path):  # noqa: PTH110  (Path's raises for a folder without permission)
         raise InputError(
             f"{run} was trained on {path}, which is not there (seen from this folder): if it has"
             " moved, name it with --data FILE.h5"

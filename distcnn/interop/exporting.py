@@ -94,7 +94,13 @@ def export(
             f"pixel_type is {pixel_type!r}: it must be one of {', '.join(PIXEL_TYPES)}"
         )
     network = load(run, weights=weights, trust_model=trust_model)
-    arrays, about = read_weights(weights_file(run, weights))
+    file = weights_file(run, weights)
+    arrays, about = read_weights(file)
+    accuracy = about.get("test_accuracy", 0.0)
+    if not isinstance(accuracy, int | float):
+        raise InputError(
+            f"{file} is damaged (its test_accuracy is {accuracy!r}, not a number): restore it"
+        )
     values = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
     facts = facts_of(about)
     encoders: dict[str, Callable[[], bytes]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def report(args: argparse.Namespace) -> list[str]:
     output = args.output or (
         args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.html"
     )
-    if not args.output and output.is_symlink():
+    if not args.output and os.path.islink(output):  # noqa: PTH114
         raise InputError(f"{output} is a symbolic link: name the file to write with --output")
     if args.trace:
         draw_trace(args.trace, args.step, output)

@@ -296,6 +296,15 @@ def test_mat_shapes_beyond_the_file_are_refused(tmp_path: Path) -> None:
     refused_cheaply(path)
 
 
+@pytest.mark.parametrize("size", [(0, 6), (4, 0)])
+def test_idx_without_pixels_is_refused(
+    tmp_path: Path, idx: ToIdx, idx_folder: Path, size: tuple[int, int]
+) -> None:
+    for file, count in (("train-images-idx3-ubyte.gz", 5), ("t10k-images-idx3-ubyte", 3)):
+        (idx_folder / file).write_bytes(idx(np.zeros((count, *size), np.uint8)))
+    assert "no pixels" in refused(idx_folder)
+
+
 def test_hdf5_that_was_never_written_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "in/a.h5"
     path.parent.mkdir()

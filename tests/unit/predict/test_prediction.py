@@ -147,6 +147,8 @@ def broken(name: str, path: Path) -> Path:
         "pickled": np.array([{}], dtype=object),
         "channels": np.zeros((3, 28, 28, 4), np.uint8),
         "none": np.zeros((0, 28, 28), np.uint8),
+        "height": np.zeros((2, 0, 28), np.uint8),
+        "width": np.zeros((2, 28, 0), np.float32),
         "scale": np.linspace(-9, 9, 3 * 784).reshape(3, 28, 28),
     }
     file = path / f"{name}.npz"
@@ -164,6 +166,8 @@ def broken(name: str, path: Path) -> Path:
         ("pickled", "may run code"),
         ("channels", "4 channels"),
         ("none", "has no images"),
+        ("height", "no pixels"),
+        ("width", "no pixels"),
         ("scale", "--scale"),
         ("unclear", "not clear which"),
     ],
@@ -177,6 +181,35 @@ def test_a_file_that_does_not_fit_gets_one_line(
     assert told.count("\n") == 1, told
     assert name in told
     assert not printed.splitlines()[1:]
+
+
+def test_a_shape_below_zero_is_one_line(
+    short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (-3, 28, 28)}
+        np.lib.format.write_array_header_1_0(file, header)
+    code, _, told = run(capsys, short_run, tmp_path / "x.npy")
+    assert (code, told.count("\n")) == (2, 1)
+    assert "(-3, 28, 28)" in told
+
+
+@pytest.mark.parametrize("shape", [(10**12, 28, 28), (28, 28), (2, 0, 28)])
+def test_hdf5_that_holds_no_pixels_is_refused_at_once(
+    shape: tuple[int, ...], short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        chunks = (1, 28, 28) if len(shape) == 3 and all(shape) else None
+        file.create_dataset("test/images", shape=shape, dtype="u1", chunks=chunks)
+    code, printed, told = run(capsys, short_run, tmp_path / "x.h5")
+    assert (code, told.count("\n")) == (2, 1)
+    assert "never written" in told or "no pixels" in told
+    assert not printed.splitlines()[1:]
+
+
+def test_an_empty_name_is_not_the_current_folder(network: dc.Network) -> None:
+    with pytest.raises(dc.InputError, match="is empty"):
+        network.predict_files("")
 
 
 def test_a_damaged_part_of_a_file_leaves_the_other_images(

@@ -14,7 +14,7 @@ from distcnn.datasets.fitting import FITS, INVERSIONS
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.loading import load
+from distcnn.loading import load, weights_used
 from distcnn.predict.output import CSV, JSON, Format, Table
 from distcnn.predict.prediction import predict
 
@@ -78,7 +78,8 @@ def predict_command(communicator: Communicator, arguments: Sequence[str]) -> int
         top = min(args.top, len(network.class_names))
         form: Format = CSV(top) if args.csv else Table(network.class_names, top)
         if args.json:
-            form = JSON(args.run, args.weights)
+            used = on_root(communicator, lambda: weights_used(args.run, args.weights))
+            form = JSON(args.run, used)
         complete = predict(communicator, network, fitting, args.files, args.split, top, form)
     return EXIT_OK if complete else EXIT_INPUT
 

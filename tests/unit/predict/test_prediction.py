@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +319,14 @@ def test_the_weights_that_were_used_are_named(
     for use in (dc.load, lambda path, weights: export(path, tmp_path / "x.npz", weights=weights)):
         with pytest.raises(dc.InputError, match=r"last step.*weights-best\.h5"):
             use(last, weights="best")
+
+
+def test_no_array_is_kept_after_a_prediction(network: dc.Network, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", images=np.tile(IMAGES, (100, 1, 1)))
+    tracemalloc.start()
+    try:
+        network.predict_files(tmp_path / "x.npz")
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 2000 * 784 / 2
+    finally:
+        tracemalloc.stop()

@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from distcnn.errors import InputError
 
 
+def require_finite(outputs: NDArray[np.float32]) -> None:
+    """``InputError`` unless the outputs of a network are finite."""
+    if not np.isfinite(outputs).all():
+        raise InputError("the network's outputs are not finite: its training diverged")
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """What a network says about N pictures, with K classes.
@@ -27,8 +33,7 @@ class Predictions:
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.probabilities).all():
-            raise InputError("the network's outputs are not finite: its training diverged")
+        require_finite(self.probabilities)
 
     @property
     def classes(self) -> list[str]:

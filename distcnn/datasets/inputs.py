@@ -75,6 +75,9 @@ class Inputs:
     unreadable: Sequence[Unreadable] = ()
     notices: Sequence[str] = ()
     starts: Sequence[int] = field(init=False)
+    _opened: dict[str, NamedArray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         counts = [0, *(source.count for source in self.sources)]
@@ -105,7 +108,7 @@ class Inputs:
         unreadable: dict[int, str] = {}
         remarks: Counter[str] = Counter()
         for source, indices in self.spans(span):
-            for index, read in zip(indices, _read(source, indices, fitting), strict=True):
+            for index, read in zip(indices, self._read(source, indices, fitting), strict=True):
                 name = source.name(index)
                 try:
                     if isinstance(read, InputError):
@@ -118,23 +121,29 @@ class Inputs:
                 touch()
         return Part(names, images, unreadable, remarks)
 
+    def _read(self, source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
+        """The images ``indices`` of a source."""
+        if source.form is None:
+            try:
+                yield read_pixels(source.path, fitting.mode)
+            except InputError as error:
+                yield error
+            return
+        stack = self._open(source, fitting)
+        size = max(1, PIECE_BYTES // (math.prod(stack.shape[1:]) * 8))
+        for start in range(indices.start, indices.stop, size):
+            yield from _converted(stack, source.form, start, min(start + size, indices.stop))
+
+    def _open(self, source: Source, fitting: Fitting) -> NamedArray:
+        """The array of a source; the one that was opened last is kept."""
+        if (key := source.name(0)) not in self._opened:
+            self._opened.clear()
+            self._opened[key] = open_images(source.path, source.array, fitting.shape)
+        return self._opened[key]
+
 
 Read = tuple[Images, list[str]] | InputError
 """An image with what was done to it, or why it cannot be read."""
-
-
-def _read(source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
-    """The images ``indices`` of a source."""
-    if source.form is None:
-        try:
-            yield read_pixels(source.path, fitting.mode)
-        except InputError as error:
-            yield error
-        return
-    stack = open_images(source.path, source.array, fitting.shape)
-    size = max(1, PIECE_BYTES // (math.prod(stack.shape[1:]) * 8))
-    for start in range(indices.start, indices.stop, size):
-        yield from _converted(stack, source.form, start, min(start + size, indices.stop))
 
 
 def _converted(stack: NamedArray, form: Form, start: int, stop: int) -> Iterator[Read]:
@@ -165,7 +174,6 @@ def find_inputs(files: Sequence[str | Path], split: str, fitting: Fitting) -> In
     sources: list[Source] = []
     unreadable: list[Unreadable] = []
     notices: list[str] = []
-    open_images.cache_clear()  # files may have changed since the last call
     for name in files:
         path = Path(name)
         try:

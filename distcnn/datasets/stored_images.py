@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from distcnn.system.wording import first_few
 HEAD_BYTES = 4096
 NUMPY_MAGICS = (b"PK\x03\x04", b"\x93NUMPY")
 Shape = tuple[int, int, int]
+"""(H, W, C) of the images of a network."""
 
 
 def has_arrays(path: Path) -> bool:
@@ -30,21 +30,21 @@ def has_arrays(path: Path) -> bool:
     return head.startswith(NUMPY_MAGICS) or SIGNATURE in head
 
 
-def _arrays(path: Path, image_shape: Shape) -> list[NamedArray]:
+def _arrays(path: Path, shape: Shape) -> list[NamedArray]:
     """The arrays in a file. One that is a single image of the network becomes (1, H, W, C)."""
     with open_named(path) as file:
         is_numpy = file.read(HEAD_BYTES).startswith(NUMPY_MAGICS)
     arrays = npz.arrays_of(path) if is_numpy else hdf5_arrays.arrays_of(path)
-    if len(arrays) == 1 and arrays[0].shape in (image_shape, image_shape[:2]):
+    if len(arrays) == 1 and arrays[0].shape in (shape, shape[:2]):
         one = arrays[0]
-        shape, load = (1, *one.shape), lambda: one.load()[np.newaxis]
-        return [replace(one, shape=shape, load=load, read=None)]
+        load = lambda: one.load()[np.newaxis]  # noqa: E731
+        return [replace(one, shape=(1, *one.shape), load=load, read=None)]
     return arrays
 
 
-def choose_images(path: Path, split: str, image_shape: Shape) -> NamedArray:
+def choose_images(path: Path, split: str, shape: Shape) -> NamedArray:
     """The array of images in a file, known by its name. ``InputError`` if that is not clear."""
-    arrays = _arrays(path, image_shape)
+    arrays = _arrays(path, shape)
     images = [array for array in arrays if role_of(array) == "images"]
     images = images or [array for array in arrays if len(array.shape) > 2 and not array.is_text]
     of_split = [array for array in images if array.meaning(SPLIT_OF) == split]
@@ -57,13 +57,12 @@ def choose_images(path: Path, split: str, image_shape: Shape) -> NamedArray:
             f"{path}: it is not clear which array has the images: found"
             f" {first_few(arrays) or 'none'}; name one 'images' (N, H, W) or (N, H, W, C)"
         )
-    return open_images(path, chosen[0].name, image_shape)
+    return open_images(path, chosen[0].name, shape)
 
 
-@lru_cache(maxsize=1)
-def open_images(path: Path, name: str, image_shape: Shape) -> NamedArray:
-    """The array ``name``, read once if its format cannot be read in parts."""
-    arrays = _arrays(path, image_shape)
+def open_images(path: Path, name: str, shape: Shape) -> NamedArray:
+    """The array ``name``, which is read now if its format cannot be read in parts."""
+    arrays = _arrays(path, shape)
     array = next((array for array in arrays if array.name == name), None)
     if array is None:
         raise InputError(f"{path} has changed while it was read: restore it")
@@ -73,13 +72,13 @@ def open_images(path: Path, name: str, image_shape: Shape) -> NamedArray:
     return replace(array, load=lambda: whole)
 
 
-def form_of(path: Path, stack: NamedArray, image_shape: Shape, notify: Notify) -> Form:
+def form_of(path: Path, stack: NamedArray, shape: Shape, notify: Notify) -> Form:
     """How the images are stored: in our format, or as the importers find out."""
     stored = stack.shape[1:]
     if 0 in stored:
         raise InputError(f"{path}: the images of {stack} have no pixels: name another file")
     if stack.dtype == np.uint8 and (
-        stored == image_shape
+        stored == shape
         or len(stored) == 2
         or (len(stored) == 3 and stored[2] <= MOST_CHANNELS_FIRST < stored[0])
     ):

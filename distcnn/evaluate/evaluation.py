@@ -10,14 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from distcnn.checkpoints.weights import BEST_WEIGHTS
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset
 from distcnn.datasets.examples import piece_size, pieces_of
 from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
-from distcnn.loading import load, require_fit, weights_file
+from distcnn.loading import load, require_fit, weights_file, weights_used
 from distcnn.network import Network
 from distcnn.score import Score, Tally
 from distcnn.system.wording import counted, first_few
@@ -79,8 +78,7 @@ def evaluate(
     file, records = on_root(
         communicator, lambda: read_records(weights_file(run, weights), of_file=data)
     )
-    # ``run`` may be a file, which says itself whose weights it has.
-    is_best = on_root(communicator, lambda: weights_file(run, weights).name == BEST_WEIGHTS)
+    used = on_root(communicator, lambda: weights_used(run, weights))
     whole = HDF5Dataset(file)
     info = together(communicator, whole.read_info)
     together(communicator, lambda: require_fit(network, info))
@@ -101,7 +99,7 @@ def evaluate(
     tally.all_reduce(communicator)
     return Evaluated(
         run=run,
-        weights="best" if is_best else "last",
+        weights=used,
         data=file,
         split=split,
         is_runs_own=is_own,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,9 +46,9 @@ class Exported:
     path: Path
     format: str
     size_bytes: int
-    model: Sequential
-    weights: dict[str, Any]
-    facts: dict[str, Any]
+    model: Sequential = field(repr=False)
+    weights: dict[str, Any] = field(repr=False)
+    facts: dict[str, Any] = field(repr=False)
 
     @property
     def parameters(self) -> int:
@@ -72,7 +72,7 @@ def export(
     Args:
         run: the run directory, or a file of weights in one.
         path: the file to write; one that exists is replaced.
-        weights: of the last step, or of the best test accuracy.
+        weights: of the last step, or of the best evaluation.
         trust_model: whether to import the module of the user's that the run names.
         pixel_type: of the input of an ONNX model, 0 to 255 in either.
 

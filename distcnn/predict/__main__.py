@@ -13,7 +13,8 @@ from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.datasets.fitting import FITS, INVERSIONS
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
-from distcnn.loading import load
+from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.loading import load, weights_used
 from distcnn.predict.output import CSV, JSON, Format, Table
 from distcnn.predict.prediction import predict
 
@@ -69,15 +70,17 @@ def make_parser() -> Parser:
 def predict_command(communicator: Communicator, arguments: Sequence[str]) -> int:
     """Predict and print; the exit code says whether everything could be read."""
     args = on_root(communicator, lambda: parse(arguments))
-    network = together(
-        communicator, lambda: load(args.run, weights=args.weights, trust_model=args.trust_model)
-    )
-    fitting = together(communicator, lambda: network.fitting(args.fit, args.invert))
-    top = min(args.top, len(network.class_names))
-    form: Format = CSV(top) if args.csv else Table(network.class_names, top)
-    if args.json:
-        form = JSON(args.run, args.weights)
-    complete = predict(communicator, network, fitting, args.files, args.split, top, form)
+    with Watchdog(NAME, communicator):
+        network = together(
+            communicator, lambda: load(args.run, weights=args.weights, trust_model=args.trust_model)
+        )
+        fitting = together(communicator, lambda: network.fitting(args.fit, args.invert))
+        top = min(args.top, len(network.class_names))
+        form: Format = CSV(top) if args.csv else Table(network.class_names, top)
+        if args.json:
+            used = on_root(communicator, lambda: weights_used(args.run, args.weights))
+            form = JSON(args.run, used)
+        complete = predict(communicator, network, fitting, args.files, args.split, top, form)
     return EXIT_OK if complete else EXIT_INPUT
 
 

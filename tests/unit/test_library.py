@@ -227,6 +227,8 @@ def test_only_a_run_is_accepted(tmp_path: Path) -> None:
     [
         (np.zeros((2, 28, 28)), "uint8"),
         (np.zeros((2, 30, 28), np.uint8), "resize"),
+        (np.zeros((2, 28, 28, 3), np.uint8), "convert them to gray"),
+        (np.zeros((28, 28, 3), np.uint8), "convert them to gray"),
         (np.zeros((2, 3, 28, 28), np.uint8), "N, 28, 28, 1"),
         ([[1, 2], [3]], "not an array"),
         ("digit.png", "give arrays of pixels"),

@@ -273,5 +273,7 @@ def test_a_run_of_arrays_asks_for_a_file(tmp_path: Path) -> None:
 
 def test_a_file_of_weights_is_called_what_it_is(run: Path) -> None:
     assert found(run / "weights-best.h5").weights == "best"
-    assert found(run / "weights.h5", weights="best").weights == "last"
+    assert found(run / "weights.h5").weights == "last"
+    with pytest.raises(dc.InputError, match="last step, not the best"):
+        found(run / "weights.h5", weights="best")
     assert found(run, weights="best").weights == "best"

@@ -227,3 +227,10 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(dc.InputError, match=f"pip install {package.partition('.')[0]}"):
         export(short_run, tmp_path / name)
+
+
+def test_what_export_returns_is_shown_without_the_weights(short_run: Path, tmp_path: Path) -> None:
+    shown = repr(export(short_run, tmp_path / "x.npz"))
+    assert "x.npz" in shown
+    assert "array" not in shown
+    assert "\n" not in shown

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import random
+import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,30 @@ def test_damaged_files_are_read_or_one_line(suffix: str, tmp_path: Path) -> None
             assert all(np.isfinite(array).all() for array in weights.arrays.values())
     assert refusals
     assert all(len(text.splitlines()) == 1 for text in refusals)
+
+
+def tiny_heaps(size: int) -> bytes:
+    """Of HDF5, one after the other, each empty."""
+    return (b"GCOL\x01\0\0\0" + (16).to_bytes(8, "little")) * (size // 16)
+
+
+def nested_heaps(size: int) -> bytes:
+    """Each is the only text of the one before, and all end at the file's end."""
+    heaps = bytearray()
+    while (rest := size - len(heaps)) >= 48:
+        text = (1).to_bytes(8, "little") + (16).to_bytes(8, "little")
+        heaps += b"GCOL\x01\0\0\0" + rest.to_bytes(8, "little") + text
+    return bytes(heaps + bytes(rest))
+
+
+@pytest.mark.parametrize("heaps", [tiny_heaps, nested_heaps])
+def test_many_heaps_of_texts_take_no_time(heaps: Any, tmp_path: Path) -> None:
+    content = h5_with(lambda file: file.create_dataset("w", data=np.ones((3, 3), np.float32)))
+    path = written(tmp_path / "a.h5", content + heaps(2_000_000))
+    start = time.process_time()
+    with suppress(InputError):
+        read_foreign(path)
+    assert time.process_time() - start < 5
 
 
 def external_data() -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 import distcnn as dc
 from distcnn.datasets.inputs import Inputs, Source, find_inputs
 from distcnn.distributed import Communicator
+from distcnn.interop import export
 from distcnn.predict import prediction
 from distcnn.predict.__main__ import parse, predict_command
 from distcnn.predict.prediction import MOST_MICROBATCHES, shares
@@ -334,3 +337,29 @@ def test_eight_bits_stored_in_sixteen_are_kept(network: dc.Network, tmp_path: Pa
     Image.fromarray(IMAGES[0].astype(np.uint16)).save(tmp_path / "x.png")
     found = network.predict_files(tmp_path)
     np.testing.assert_array_equal(found.probabilities, network.predict(IMAGES[:1]))
+
+
+def test_the_weights_that_were_used_are_named(
+    short_run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, best = tmp_path / "weights.h5", tmp_path / "weights-best.h5"
+    for path in (last, best):
+        path.write_bytes((short_run / "weights.h5").read_bytes())
+    for given, flag, used in ((best, "last", "best"), (last, "last", "last"),
+                              (best, "best", "best"), (tmp_path, "best", "best")):  # fmt: skip
+        printed = run(capsys, given, folder, "--weights", flag, "--json")[1]
+        assert json.loads(printed)["weights"] == used
+    for use in (dc.load, lambda path, weights: export(path, tmp_path / "x.npz", weights=weights)):
+        with pytest.raises(dc.InputError, match=r"last step.*weights-best\.h5"):
+            use(last, weights="best")
+
+
+def test_no_array_is_kept_after_a_prediction(network: dc.Network, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", images=np.tile(IMAGES, (100, 1, 1)))
+    tracemalloc.start()
+    try:
+        network.predict_files(tmp_path / "x.npz")
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 2000 * 784 / 2
+    finally:
+        tracemalloc.stop()

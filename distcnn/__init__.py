@@ -19,7 +19,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distcnn import datasets, nn, optim
+    from distcnn import datasets, interop, nn, optim
     from distcnn.errors import InputError, Stopped, TrainingError
     from distcnn.loading import load
     from distcnn.network import Network
@@ -41,6 +41,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "datasets",
+    "interop",
     "load",
     "nn",
     "optim",
@@ -59,7 +60,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a name on first use (PEP 562): commands must set up their process before NumPy."""
-    if name in ("datasets", "nn", "optim"):
+    if name in ("datasets", "interop", "nn", "optim"):
         return importlib.import_module(f"distcnn.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

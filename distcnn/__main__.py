@@ -7,7 +7,7 @@ import sys
 
 COMMANDS = {
     "train": "train a network, alone or under mpirun",
-    "convert": "make an image set of IDX, CSV, .npz, .mat, Parquet ..., or folders of images",
+    "convert": "make an image set from IDX, CSV, .npz, .mat, Parquet ..., or folders of images",
     "evaluate": "test a trained network: accuracy, confusion matrix, mistakes",
     "predict": "say what pictures show, with a trained network",
     "export": "write a trained network for ONNX, PyTorch or NumPy",

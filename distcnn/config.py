@@ -60,8 +60,8 @@ MOMENTA = Values("FACTOR", lambda x: 0 <= x < 1, "0 or more and below 1")
 FRACTIONS = Values("FRACTION", lambda x: 0 <= x <= 1, "a fraction from 0 to 1")
 HOLD_OUTS = Values(
     "FRACTION|N",
-    lambda x: 0 <= x < 1 or (1 <= x < 2**53 and x == int(x)),
-    "a fraction below 1, or a whole number of examples",
+    lambda x: 0 <= x < 1 or (2 <= x < 2**53 and x == int(x)),  # 1 is a fraction mistaken
+    "a fraction below 1, or a whole number of at least 2 examples",
 )
 TIMEOUTS = Values("SECONDS", lambda x: x == 0 or 1 <= x < 1e9, "at least 1 second, or 0 for never")
 THREADS = Values(

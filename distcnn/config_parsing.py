@@ -99,8 +99,6 @@ def parse_request(arguments: Sequence[str]) -> Request:
             raise InputError(f"{flag} is {value}: it must be 0 or more")
     if request.quiet and request.verbose:
         raise InputError("--quiet and --verbose exclude each other: give one of them")
-    if "resume" in actions and not request.resume:
-        raise InputError("--resume is empty: name the run directory to continue")
     return request
 
 

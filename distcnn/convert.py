@@ -48,7 +48,7 @@ def make_parser() -> Parser:
     add("--output", metavar="FILE.h5", required=True, help="image set to write")
     add("--preview", metavar="FILE.png", help="draw some images of each class, to look at")
     add("--name", help="name of the set (default: that of the output file)")
-    names = "names of the classes in the order of the labels: a,b,c or a text file with one a line"
+    names = "names of the classes in the order of the labels: a,b,c or a text file, one per line"
     add("--class-names", metavar="NAMES", help=names)
 
     group = parser.add_argument_group("what the source holds, where that cannot be guessed")
@@ -126,6 +126,8 @@ def _require_writable(args: argparse.Namespace) -> None:
         with suppress(OSError):  # one does not exist
             if path.samefile(output):
                 raise InputError(f"--output {output} is the source itself: name another file")
+    if os.path.exists(output):  # noqa: PTH110  (Path's raises for a name that is too long)
+        _require_image_set(output)
     if args.preview:
         plotting.require_matplotlib()
         preview = Path(args.preview)
@@ -134,6 +136,19 @@ def _require_writable(args: argparse.Namespace) -> None:
         require_writable(preview)
         if preview.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise InputError(f"--preview {preview}: name a picture, such as preview.png")
+        folders = {source.resolve() for source in args.source}
+        if preview.exists() and folders & set(preview.resolve().parents):
+            raise InputError(f"--preview {preview} is a file of the source: name another file")
+
+
+def _require_image_set(output: Path) -> None:
+    """Refuse to replace what is not an image set."""
+    try:
+        read_info(output)
+    except InputError as error:
+        raise InputError(
+            f"--output {output} is there, and is not an image set: name another file, or remove it"
+        ) from error
 
 
 def class_names(text: str | None) -> list[str]:
@@ -163,5 +178,7 @@ def image_size(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidy up
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores SIGHUP
+            signal.signal(number, lambda number, _: sys.exit(128 + number))  # which tidies up
     sys.exit(main())

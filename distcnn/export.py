@@ -15,7 +15,6 @@ from distcnn.interop.facts import normalisation_in
 from distcnn.interop.pytorch import module_lines
 from distcnn.system.console import guarded, say, tell
 from distcnn.system.wording import counted, first_few, printable
-from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 MOST_CLASSES = 10
 
@@ -46,14 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
             " weights, by name and in PyTorch's shapes."
         ),
     )
-    run = "run directory of distcnn.train, or a weights.h5 in one"
-    which = "weights of the last step, or of the best accuracy (default: last)"
     pixels = "type of an ONNX model's input; either holds 0 to 255 (default: uint8)"
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help=run)
+    parser.add_network()
     parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
-    parser.add_argument("--weights", choices=("last", "best"), default="last", help=which)
     parser.add_argument("--pixel-type", choices=PIXEL_TYPES, default="uint8", help=pixels)
-    parser.add_argument(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     return parser
 
 

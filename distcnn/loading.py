@@ -109,15 +109,21 @@ def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
 def weights_file(run: str | Path, weights: str = "last") -> Path:
     """The file of the ``weights``, "last" or "best", of a run directory, or such a file itself.
 
-    ``InputError`` if there is none.
+    ``InputError`` if there is none, or the file has the others.
     """
     path, name = Path(run), {"last": WEIGHTS, "best": BEST_WEIGHTS}[weights]
     try:
-        if path.is_file() or os.path.lexists(path / name):
-            return path if path.is_file() else path / name
+        is_file, is_there = path.is_file(), os.path.lexists(path / name)
         is_folder, is_run = path.is_dir(), (path / "config.toml").exists()
     except (OSError, ValueError) as error:  # a name that is too long, a null character
         raise InputError(f"{path} cannot be read ({error}): name a run directory") from error
+    if is_file and (weights, path.name) == ("best", WEIGHTS):
+        raise InputError(
+            f"{path} has the weights of the last step, not the best: name the run directory, or"
+            f" {path.with_name(BEST_WEIGHTS)}"
+        )
+    if is_file or is_there:
+        return path if is_file else path / name
     if is_run and os.path.lexists(path / WEIGHTS):
         raise InputError(f"{path} has no {name}: use its {WEIGHTS}, those of the last step")
     if is_run:
@@ -125,10 +131,15 @@ def weights_file(run: str | Path, weights: str = "last") -> Path:
             f"{path} has no {name}: the run has not finished; continue it with python -m"
             f" distcnn.train --resume {shell_word(str(path))}"
         )
-    problem = f"{path} is not a run directory: it has no {name}" if is_folder else "no such run"
-    raise InputError(
-        f"{problem}{'' if is_folder else f': {path}'}: name the output directory of distcnn.train"
-    )
+    problem = f"no such run: {path}"
+    if is_folder:
+        problem = f"{path} is not a run directory: it has no {name}"
+    raise InputError(f"{problem}: name the output directory of distcnn.train")
+
+
+def weights_used(run: str | Path, weights: str = "last") -> str:
+    """Which weights those are, "last" or "best": ``run`` may be a file, which says so itself."""
+    return "best" if weights_file(run, weights).name == BEST_WEIGHTS else "last"
 
 
 def _recorded_model(

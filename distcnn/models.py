@@ -137,6 +137,8 @@ def _explained(error: BaseException, name: str, images: str = "") -> BaseExcepti
         text = f": {mistake or error}"
     elif isinstance(error, ValueError) and images:
         text = f" does not fit images of {images} (channels x height x width): {error}"
+        if name in MODELS and name != "mlp":
+            text += ", or --model mlp, which fits any size"
     elif is_own(name):
         text = f": {described(error)}: {USAGE['model']} of layers"
     else:

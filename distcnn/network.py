@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from distcnn.checkpoints.weights import array_sha256
 from distcnn.datasets import Microbatch
 from distcnn.datasets.examples import pieces_of
+from distcnn.datasets.normalisation import gives_finite_inputs
 from distcnn.errors import ArgumentError, InputError, arguments_named
 from distcnn.nn import Sequential, numpy_settings
 from distcnn.nn.layer import Array
-from distcnn.predictions import Predictions
+from distcnn.predictions import Predictions, require_finite
 from distcnn.score import Score, Tally
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Network:
         microbatch_size: images computed at a time.
 
     Raises:
-        InputError: the weights are not those of the model.
+        InputError: the weights are not those of the model, or mean or std is impossible.
     """
 
     def __init__(
@@ -75,6 +76,11 @@ class Network:
         if len(self.mean) != image_shape[0] or len(statistics[1]) != image_shape[0]:
             raise InputError(
                 f"mean is {mean} and std {std}: give one for each of {image_shape[0]} channels"
+            )
+        if not gives_finite_inputs(self.mean, self.std) or not any(self.std):
+            raise InputError(
+                f"mean is {mean} and std {std}: they must be finite in float32, and each std above"
+                " 0 (0 only for a channel that is constant beside others)"
             )
         self._parameters = parameters
         self._microbatch = Microbatch(image_shape, microbatch_size, *statistics)
@@ -128,6 +134,7 @@ class Network:
 
         Raises:
             ArgumentError: for images of another type or shape.
+            InputError: the network's outputs are not finite.
 
         Example:
             >>> network = distcnn.load("runs/first")
@@ -135,6 +142,7 @@ class Network:
             >>> [network.class_names[label] for label in best]
         """
         logits = self.logits(images)
+        require_finite(logits)
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
         probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=-1, keepdims=True)
         return probabilities
@@ -242,7 +250,8 @@ class Network:
                 tally.add(first + span.start, logits, self._microbatch)
 
     def activations(self, images: ArrayLike) -> dict[str, NDArray[np.float32]]:
-        """The output of every layer, by the layer's name: (N, *shape of the output).
+        """The output of every layer, by the layer's name: (N, *shape of the output), without N for
+        a single image.
 
         For a few images, to look at what the layers do: all outputs are kept in memory.
 
@@ -256,7 +265,11 @@ class Network:
             >>> network.activations(images)["conv1"].shape
             (1, 20, 24, 24)
         """
-        pixels = self._pixels(images)
+        pixels = _as_array(images, "images")
+        if pixels.ndim and self._is_one(pixels.shape):
+            found = self.activations(pixels[np.newaxis])
+            return {name: values[0] for name, values in found.items()}
+        pixels = self._pixels(pixels)
         shapes = zip(self.model.names, self.model.shapes(self.image_shape)[1:], strict=True)
         outputs = {name: np.empty((len(pixels), *shape), np.float32) for name, shape in shapes}
         batch, plan = self._microbatch, self._plan.unfused()
@@ -292,6 +305,8 @@ class Network:
                 remedy = "for one image give images[np.newaxis]"
             elif pixels.shape[1:] == (channels, height, width):
                 remedy = "channels come last: give images.transpose(0, 2, 3, 1)"
+            elif (height, width) in (pixels.shape[1:3], pixels.shape[:2]):
+                remedy = f"convert them to {'gray' if channels == 1 else f'{channels} channels'}"
             raise ArgumentError(
                 f"images have shape {pixels.shape}, but this network takes {wanted}: {remedy}"
             )

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from distcnn.errors import InputError
+from distcnn.system.files import write_atomically
 
 Figure = Any
 Axes = Any
@@ -29,6 +32,7 @@ LINES = (BLUE, ORANGE, GREEN, PURPLE, GREY, GOLD, TEAL, ROSE)
 SMALL = 9
 """Font size of labels and legends, in points."""
 DPI = 130
+DECADES_ONLY = 3
 PICTURES = (".png", ".svg", ".pdf")
 """Suffixes of files that can be drawn."""
 
@@ -53,12 +57,26 @@ def require_picture(path: str | Path, flag: str) -> None:
 def new_figure(width: float, height: float, title: str = "") -> Figure:
     """Return an empty figure, in inches, with ``title`` above all panels."""
     require_matplotlib()
-    from matplotlib.figure import Figure  # not pyplot, which keeps figures and needs a display
+    with _no_backend():
+        from matplotlib.figure import Figure  # not pyplot, which keeps figures and needs a display
 
     figure = Figure(figsize=(width, height), layout="constrained")
     if title:
         figure.suptitle(literal(title), fontsize=11)
     return figure
+
+
+@contextmanager
+def _no_backend() -> Iterator[None]:
+    """Hide MPLBACKEND, which a notebook sets for its own environment: importing matplotlib fails
+    if it names a module that is missing here, and files need no backend.
+    """
+    kept = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            os.environ["MPLBACKEND"] = kept
 
 
 def panels(figure: Figure, count: int, columns: int = 0) -> list[Axes]:
@@ -92,13 +110,20 @@ def image(axes: Axes, pixels: Any) -> None:
 
 
 def log_ticks(axes: Axes, form: str = ",.0f") -> None:
-    """Make the y axis logarithmic, with round numbers written out in the format ``form``."""
+    """Make the y axis logarithmic, with round numbers written out in the format ``form``.
+
+    Over more than ``DECADES_ONLY`` decades they are powers of ten alone: others would collide.
+    """
     from matplotlib.ticker import LogLocator, NullLocator
 
     low, high = axes.get_ylim()
     few = low <= 0 or high > 30 * low
     axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1, 1.5, 2, 3, 5, 7)))
+    low, high = axes.get_ylim()
+    subs = (1, 2, 5) if few else (1, 1.5, 2, 3, 5, 7)
+    axes.yaxis.set_major_locator(
+        LogLocator(10, subs=(1,) if high > 10**DECADES_ONLY * low else subs)
+    )
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: format(value, form))
 
@@ -162,10 +187,12 @@ def save(figure: Figure, path: str | Path, flag: str = "--output") -> None:
     """Write ``figure`` to ``path``, which ``flag`` named, in the format of its suffix (.png, .svg,
     .pdf); ``InputError`` if that fails.
     """
+    path, memory = Path(path), io.BytesIO()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
-            figure.savefig(path, dpi=DPI)
+            figure.savefig(memory, dpi=DPI, format=path.suffix[1:].lower())
+        write_atomically(path, memory.getvalue())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.errors import InputError
+
+
+def require_finite(outputs: NDArray[np.float32]) -> None:
+    """``InputError`` unless the outputs of a network are finite."""
+    if not np.isfinite(outputs).all():
+        raise InputError("the network's outputs are not finite: its training diverged")
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -23,6 +31,9 @@ class Predictions:
     probabilities: NDArray[np.float32]
     class_names: tuple[str, ...]
     notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_finite(self.probabilities)
 
     @property
     def classes(self) -> list[str]:

@@ -38,8 +38,7 @@ MOST_HOSTS_NAMED = 4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, lambda: make_parser().print_help(), train_command, arguments)
+    return run_command(NAME, make_parser, train_command, arguments)
 
 
 def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:

@@ -28,8 +28,7 @@ IDENTICAL, DIFFERENT = 0, 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0 identical, 1 different, 2 bad input."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, lambda: make_parser().print_help(), verify_command, arguments)
+    return run_command(NAME, make_parser, verify_command, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:

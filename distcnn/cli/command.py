@@ -4,7 +4,9 @@ one message, and return the right exit code.
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -38,13 +40,22 @@ Work = Callable[[Communicator, Sequence[str]], int | None]
 
 @guarded()
 def run_command(
-    name: str, print_help: Callable[[], None], work: Work, arguments: Sequence[str]
+    name: str,
+    make_parser: Callable[[], argparse.ArgumentParser],
+    work: Work,
+    arguments: Sequence[str] | None = None,
 ) -> int:
     """Run a command on this rank; returns the exit code, the same on all ranks.
 
     An error that all ranks share is printed by rank 0, and they end together. Any other exception
-    on any rank ends all ranks at once. ``work`` may return an exit code.
+    on any rank ends all ranks at once. ``work`` may return an exit code. ``arguments`` are by
+    default those of the process.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def print_help() -> None:
+        make_parser().print_help()
+
     wants_help = not {"-h", "--help"}.isdisjoint(arguments)
     if wants_help and not launcher.needs_mpi(os.environ):
         print_help()

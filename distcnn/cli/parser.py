@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from distcnn.errors import InputError
+from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 ALIASES = {
     alias: flag
@@ -84,11 +86,31 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
         self._elsewhere, self._instead = elsewhere, instead
 
+    def add_network(self) -> None:
+        """``RUN_DIR``, --weights and --trust-model, which say what network to load."""
+        run = "run directory of distcnn.train, or a weights.h5 in one"
+        weights = "weights of the last step, or of the best accuracy (default: last)"
+        self.add_argument("run", metavar="RUN_DIR", help=run)
+        self.add_argument("--weights", choices=("last", "best"), default="last", help=weights)
+        self.add_argument(TRUST_FLAG, action="store_true", help=TRUST_HELP)
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self._refuse(unknown)
         return known
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in zip(["", *words], words, strict=False):
+            flag, equals, value = word.partition("=")
+            is_empty_value = flag.startswith("--") and equals and not value
+            if is_empty_value or not word:  # a path "" would be the current folder
+                empty = next((each for each in (flag, before) if each.startswith("-")), "a name")
+                self.error(f"{empty} is empty: give a value, or leave it out")
+        return super().parse_known_args(words, namespace)
 
     def parse_own(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """This parser's flags, and the arguments left for the other parser."""

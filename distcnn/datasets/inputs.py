@@ -7,6 +7,7 @@ Letters: N images, H rows, W columns, C channels.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +18,11 @@ import numpy as np
 from distcnn.datasets.fitting import Fitting
 from distcnn.datasets.hdf5 import Images
 from distcnn.datasets.importers.layout import read_images
+from distcnn.datasets.importers.named_arrays import NamedArray
 from distcnn.datasets.importers.pixels import PIECE_BYTES, Form
+from distcnn.datasets.importers.source import Notify
 from distcnn.datasets.pictures import NAMES, SUFFIXES, read_pixels
-from distcnn.datasets.stored_images import (
-    Notify,
-    StoredImages,
-    choose_images,
-    form_of,
-    has_arrays,
-    open_images,
-)
+from distcnn.datasets.stored_images import choose_images, form_of, has_arrays, open_images
 from distcnn.errors import InputError
 from distcnn.spans import touch
 from distcnn.system.wording import printable, width_of
@@ -79,6 +75,9 @@ class Inputs:
     unreadable: Sequence[Unreadable] = ()
     notices: Sequence[str] = ()
     starts: Sequence[int] = field(init=False)
+    _opened: dict[str, NamedArray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         counts = [0, *(source.count for source in self.sources)]
@@ -109,7 +108,7 @@ class Inputs:
         unreadable: dict[int, str] = {}
         remarks: Counter[str] = Counter()
         for source, indices in self.spans(span):
-            for index, read in zip(indices, _read(source, indices, fitting), strict=True):
+            for index, read in zip(indices, self._read(source, indices, fitting), strict=True):
                 name = source.name(index)
                 try:
                     if isinstance(read, InputError):
@@ -122,31 +121,37 @@ class Inputs:
                 touch()
         return Part(names, images, unreadable, remarks)
 
+    def _read(self, source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
+        """The images ``indices`` of a source."""
+        if source.form is None:
+            try:
+                yield read_pixels(source.path, fitting.mode)
+            except InputError as error:
+                yield error
+            return
+        stack = self._open(source, fitting)
+        size = max(1, PIECE_BYTES // (math.prod(stack.shape[1:]) * 8))
+        for start in range(indices.start, indices.stop, size):
+            yield from _converted(stack, source.form, start, min(start + size, indices.stop))
+
+    def _open(self, source: Source, fitting: Fitting) -> NamedArray:
+        """The array of a source; the one that was opened last is kept."""
+        if (key := source.name(0)) not in self._opened:
+            self._opened.clear()
+            self._opened[key] = open_images(source.path, source.array, fitting.shape)
+        return self._opened[key]
+
 
 Read = tuple[Images, list[str]] | InputError
 """An image with what was done to it, or why it cannot be read."""
 
 
-def _read(source: Source, indices: range, fitting: Fitting) -> Iterator[Read]:
-    """The images ``indices`` of a source."""
-    if source.form is None:
-        try:
-            yield read_pixels(source.path, fitting.mode)
-        except InputError as error:
-            yield error
-        return
-    stack = open_images(source.path, source.array, fitting.shape)
-    size = max(1, PIECE_BYTES // (math.prod(stack.shape[1:]) * 8))
-    for start in range(indices.start, indices.stop, size):
-        yield from _converted(stack, source.form, start, min(start + size, indices.stop))
-
-
-def _converted(stack: StoredImages, form: Form, start: int, stop: int) -> Iterator[Read]:
+def _converted(stack: NamedArray, form: Form, start: int, stop: int) -> Iterator[Read]:
     """Images of an array; if some are damaged, the others are still read."""
     try:
         images = form.convert(stack.part(start, stop))
         if len(images) < stop - start:
-            raise InputError(f"{stack.array} was shortened while it was read: restore its file")
+            raise InputError(f"{stack} was shortened while it was read: restore its file")
     except InputError as error:
         if stop == start + 1:
             yield error
@@ -169,9 +174,11 @@ def find_inputs(files: Sequence[str | Path], split: str, fitting: Fitting) -> In
     sources: list[Source] = []
     unreadable: list[Unreadable] = []
     notices: list[str] = []
-    open_images.cache_clear()  # files may have changed since the last call
-    for path in map(Path, files):
+    for name in files:
+        path = Path(name)
         try:
+            if name == "":  # Path would make it the current folder
+                raise InputError("the name of a file is empty: name files or folders")
             sources += _sources(path, split, fitting, notices.append)
         except InputError as error:
             unreadable.append(Unreadable(str(path), str(error)))
@@ -179,7 +186,7 @@ def find_inputs(files: Sequence[str | Path], split: str, fitting: Fitting) -> In
 
 
 def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[Source]:
-    if _is_folder(path):
+    if os.path.isdir(path):  # noqa: PTH112  (Path's raises for a name that is too long)
         images = read_images(path, notify).all_images()
         if not images:
             raise InputError(f"{path} has no {NAMES} files: name a folder with pictures")
@@ -188,15 +195,10 @@ def _sources(path: Path, split: str, fitting: Fitting, notify: Notify) -> list[S
         return [Source(path)]
     stack = choose_images(path, split, fitting.shape)
     if not stack.shape[0]:
-        raise InputError(f"{path}: {stack.array} has no images: name another file")
+        raise InputError(f"{path}: {stack} has no images: name another file")
+    if stack.read:
+        stack.part(0, 0)  # refuses what was never stored: its zeros would pass for images
     form = form_of(path, stack, fitting.shape, notify)
     fitting.require_channels(path, form)
-    notify(f"{path}: the images are those of {stack.array}")
-    return [Source(path, stack.array.name, stack.shape[0], form)]
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that is too long, a null character: open_named says so
-        return False
+    notify(f"{path}: the images are those of {stack}")
+    return [Source(path, stack.name, stack.shape[0], form)]

@@ -167,12 +167,7 @@ def read_pixels(path: Path, mode: str) -> tuple[Images, list[str]]:
         flat, is_transparent = _on_background(upright, background)
         if is_transparent:
             remarks.append(background)
-        pixels = np.asarray(flat)
-        if mode == GRAY and pixels.ndim == 3 and bool((pixels != pixels[..., :1]).any()):
-            remarks.append("color")
-        elif mode == COLOR and pixels.ndim == 2:
-            remarks.append("gray")
-        return np.asarray(flat.convert(mode), np.uint8), remarks
+        return np.asarray(flat.convert(GRAY if flat.mode == "1" else flat.mode)), remarks
 
 
 def in_channels(pixels: Images, channels: int) -> tuple[Images, list[str]]:
@@ -187,7 +182,8 @@ def in_channels(pixels: Images, channels: int) -> tuple[Images, list[str]]:
     if pixels.ndim == 3 and channels == 1:
         from PIL import Image
 
-        return np.asarray(Image.fromarray(pixels).convert(GRAY)), ["color"]
+        is_color = bool((pixels != pixels[..., :1]).any())
+        return np.asarray(Image.fromarray(pixels).convert(GRAY)), ["color"] * is_color
     return pixels, []
 
 

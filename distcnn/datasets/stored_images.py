@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +11,7 @@ from distcnn.datasets.hdf5 import MOST_CHANNELS_FIRST
 from distcnn.datasets.importers import hdf5_arrays, npz
 from distcnn.datasets.importers.named_arrays import SPLIT_OF, NamedArray, role_of
 from distcnn.datasets.importers.pixels import Form, find_form
-from distcnn.datasets.importers.source import Array, Options, Rows
+from distcnn.datasets.importers.source import Notify, Options
 from distcnn.datasets.opening import SIGNATURE
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
@@ -22,8 +19,8 @@ from distcnn.system.wording import first_few
 
 HEAD_BYTES = 4096
 NUMPY_MAGICS = (b"PK\x03\x04", b"\x93NUMPY")
-Notify = Callable[[str], None]
 Shape = tuple[int, int, int]
+"""(H, W, C) of the images of a network."""
 
 
 def has_arrays(path: Path) -> bool:
@@ -33,48 +30,21 @@ def has_arrays(path: Path) -> bool:
     return head.startswith(NUMPY_MAGICS) or SIGNATURE in head
 
 
-@dataclass(frozen=True)
-class StoredImages:
-    """The images of an array, read in parts where the format can; else it is kept in memory."""
-
-    array: NamedArray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-    def part(self, start: int, stop: int) -> Array:
-        if self.array.read:
-            return self.array.read(slice(start, stop))
-        return self.array.load()[start:stop]
-
-    def rows(self, indices: Rows) -> Array:
-        return np.stack([self.part(index, index + 1)[0] for index in indices])
-
-    def pieces(self, most: int) -> Iterator[Array]:
-        for start in range(0, self.shape[0], most):
-            yield self.part(start, start + most)
-
-
-def _arrays(path: Path, image_shape: Shape) -> list[NamedArray]:
+def _arrays(path: Path, shape: Shape) -> list[NamedArray]:
     """The arrays in a file. One that is a single image of the network becomes (1, H, W, C)."""
     with open_named(path) as file:
         is_numpy = file.read(HEAD_BYTES).startswith(NUMPY_MAGICS)
     arrays = npz.arrays_of(path) if is_numpy else hdf5_arrays.arrays_of(path)
-    if len(arrays) == 1 and arrays[0].shape in (image_shape, image_shape[:2]):
+    if len(arrays) == 1 and arrays[0].shape in (shape, shape[:2]):
         one = arrays[0]
-        shape, load = (1, *one.shape), lambda: one.load()[np.newaxis]
-        return [replace(one, shape=shape, load=load, read=None)]
+        load = lambda: one.load()[np.newaxis]  # noqa: E731
+        return [replace(one, shape=(1, *one.shape), load=load, read=None)]
     return arrays
 
 
-def choose_images(path: Path, split: str, image_shape: Shape) -> StoredImages:
+def choose_images(path: Path, split: str, shape: Shape) -> NamedArray:
     """The array of images in a file, known by its name. ``InputError`` if that is not clear."""
-    arrays = _arrays(path, image_shape)
+    arrays = _arrays(path, shape)
     images = [array for array in arrays if role_of(array) == "images"]
     images = images or [array for array in arrays if len(array.shape) > 2 and not array.is_text]
     of_split = [array for array in images if array.meaning(SPLIT_OF) == split]
@@ -87,24 +57,28 @@ def choose_images(path: Path, split: str, image_shape: Shape) -> StoredImages:
             f"{path}: it is not clear which array has the images: found"
             f" {first_few(arrays) or 'none'}; name one 'images' (N, H, W) or (N, H, W, C)"
         )
-    return open_images(path, chosen[0].name, image_shape)
+    return open_images(path, chosen[0].name, shape)
 
 
-@lru_cache(maxsize=1)
-def open_images(path: Path, name: str, image_shape: Shape) -> StoredImages:
-    """The array ``name``, read once if its format cannot be read in parts."""
-    arrays = _arrays(path, image_shape)
+def open_images(path: Path, name: str, shape: Shape) -> NamedArray:
+    """The array ``name``, which is read now if its format cannot be read in parts."""
+    arrays = _arrays(path, shape)
     array = next((array for array in arrays if array.name == name), None)
     if array is None:
         raise InputError(f"{path} has changed while it was read: restore it")
-    return StoredImages(array if array.read else replace(array, load=lru_cache(array.load)))
+    if array.read:
+        return array
+    whole = array.load()  # now, so that damage is found once, and not for each image
+    return replace(array, load=lambda: whole)
 
 
-def form_of(path: Path, stack: StoredImages, image_shape: Shape, notify: Notify) -> Form:
+def form_of(path: Path, stack: NamedArray, shape: Shape, notify: Notify) -> Form:
     """How the images are stored: in our format, or as the importers find out."""
     stored = stack.shape[1:]
+    if 0 in stored:
+        raise InputError(f"{path}: the images of {stack} have no pixels: name another file")
     if stack.dtype == np.uint8 and (
-        stored in (image_shape, image_shape[:2])
+        stored == shape
         or len(stored) == 2
         or (len(stored) == 3 and stored[2] <= MOST_CHANNELS_FIRST < stored[0])
     ):

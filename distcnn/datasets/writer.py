@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22
 bytes.
 """
 CHUNK_LABELS = 2**13
+STRUCTURE_BYTES = 2**20
+"""Of HDF5's own structures in a file, and of the last chunk of labels, which is stored whole."""
 MANY_CLASSES = 1000
 REMEDY = "choose a folder you may write to, with space left"
 
@@ -82,7 +85,7 @@ def write_dataset(
         # HDF5's default format has no attributes above 64 KiB, the names of some 4,000 classes.
         many = class_names and len(class_names) > MANY_CLASSES
         version = {"libver": ("v108", "v108")} if many else {}
-        with h5py.File(temporary, "x", locking=False, **version) as file:
+        with h5py.File(temporary, "x", locking=False, **version) as file, _discarded(file):
             file.attrs.update({"name": _as_utf8(name), "source": _as_utf8(source)})
             file.attrs["classes"] = classes
             if class_names:
@@ -113,6 +116,38 @@ def require_writable(path: Path) -> None:
             raise InputError(f"{path} cannot be written (no permission in {folder}): {REMEDY}")
 
 
+def _require_room(file: h5py.File, nbytes: int) -> None:
+    """``OSError`` unless the disk has room for ``nbytes`` and HDF5's own structures.
+
+    It is taken and given back: HDF5 crashes the process some time after a write that fails.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    descriptor = file.id.get_vfd_handle()
+    size = os.fstat(descriptor).st_size
+    try:
+        os.posix_fallocate(descriptor, size, nbytes + nbytes // 100 + STRUCTURE_BYTES)
+        os.ftruncate(descriptor, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):  # others: not supported here
+            raise
+
+
+@contextmanager
+def _discarded(file: h5py.File) -> Iterator[None]:
+    """If the block fails, let the file be closed without another error: what HDF5 still holds then,
+    a few MiB, it writes to memory.
+    """
+    try:
+        yield
+    except BaseException:
+        if hasattr(os, "memfd_create"):  # on Linux
+            memory = os.memfd_create("distcnn-discarded")
+            os.dup2(memory, file.id.get_vfd_handle(), inheritable=False)
+            os.close(memory)
+        raise
+
+
 def _reason(error: OSError) -> str:
     """What the system says; HDF5's messages have its number in a long text."""
     found = re.search(r"errno = (\d+)", str(error))
@@ -121,10 +156,11 @@ def _reason(error: OSError) -> str:
 
 def _write_splits(file: h5py.File, splits: Mapping[str, Split], classes: int) -> None:
     whole, blocks, images, sums = WholeHash(), {}, {}, {}
-    for split in SPLITS:
+    for index, split in enumerate(SPLITS):
+        left = sum(splits[other].count for other in SPLITS[index:])
         blocks[split] = BlockHashes(splits[split].count)
         images[split], sums[split] = _write_split(
-            file.create_group(split), splits[split], classes, whole, blocks[split]
+            file.create_group(split), splits[split], classes, whole, blocks[split], left
         )
     shape, test_shape = (images[split].shape[1:] for split in SPLITS)
     if shape != test_shape:
@@ -144,9 +180,12 @@ def _write_splits(file: h5py.File, splits: Mapping[str, Split], classes: int) ->
 
 
 def _write_split(
-    group: h5py.Group, split: Split, classes: int, whole: WholeHash, blocks: BlockHashes
+    group: h5py.Group, split: Split, classes: int, whole: WholeHash, blocks: BlockHashes, left: int
 ) -> tuple[h5py.Dataset, NDArray[np.int64]]:
-    """Write a split and add it to the hashes; return its images and their ``pixel_sums``."""
+    """Write a split and add it to the hashes; return its images and their ``pixel_sums``.
+
+    ``left`` is the number of examples that are not written yet.
+    """
     name, images, start, sums = group.name[1:], None, 0, np.zeros((2, 1), np.int64)
     # Chunks have a checksum, which HDF5 verifies at every read.
     chunks = (max(1, min(CHUNK_LABELS, split.count)),)
@@ -164,6 +203,8 @@ def _write_split(
             )
         if images is None:
             chunks = (chunk_examples(math.prod(shape), split.count), *shape)
+            whole_chunks = len(SPLITS) * math.prod(chunks)  # the last one of each is stored whole
+            _require_room(group.file, left * (math.prod(shape) + 8) + whole_chunks)
             images = group.create_dataset(
                 "images", (split.count, *shape), np.uint8, chunks=chunks, fletcher32=True
             )

@@ -71,7 +71,7 @@ def _write(path: Path) -> tuple[float, int, bool]:
     folder = next(place for place in (path, *path.parents) if os.path.lexists(place))
     start = time.perf_counter()
     free = free_space(folder, SAMPLE_BYTES)
-    return time.perf_counter() - start, free, (path / OF_A_RUN).exists()
+    return time.perf_counter() - start, free, os.path.exists(path / OF_A_RUN)  # noqa: PTH110
 
 
 def data(communicator: Communicator, options: argparse.Namespace) -> Found:
@@ -91,7 +91,7 @@ def _image_set(communicator: Communicator, named: str) -> Found:
     from distcnn.datasets import read_info
 
     path, why = named or DEFAULT_DATA, "ranks see different files"
-    if not named and not Path(path).exists():
+    if not named and not os.path.exists(path):  # noqa: PTH110
         text = f"{path} does not exist yet: the first run creates it; --data FILE checks another"
         yield Same("data", text, why, COPY)
         return

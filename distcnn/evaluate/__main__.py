@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +20,13 @@ from distcnn.evaluate.output import as_json, as_text, draw_mistakes
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.plotting import require_matplotlib, require_picture
 from distcnn.system.console import say_all, tell
-from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 NAME = "distcnn.evaluate"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, lambda: make_parser().print_help(), evaluate_command, arguments)
+    return run_command(NAME, make_parser, evaluate_command, arguments)
 
 
 def make_parser() -> Parser:
@@ -47,16 +46,13 @@ def make_parser() -> Parser:
         "which part of it (default: test). Of a run with --validation, train is what it was trained"
         " on, and validation what was held out"
     )
-    weights = "weights of the last step, or of the best accuracy (default: last)"
     picture = "draw the worst mistakes (needs matplotlib)"
+    parser.add_network()
     add = parser.add_argument
-    add("run", metavar="RUN_DIR", help="run directory of distcnn.train, or a weights.h5 in one")
     add("--data", metavar="FILE.h5", help=data)
     add("--split", choices=("test", "train", VALIDATION), default="test", help=split)
-    add("--weights", choices=("last", "best"), default="last", help=weights)
     add("--picture", metavar="FILE.png", help=picture)
     add("--json", action="store_true", help="print all results as one JSON document")
-    add(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     return parser
 
 
@@ -77,7 +73,9 @@ def evaluate_command(communicator: Communicator, arguments: Sequence[str]) -> No
         for notice in found.notices:
             tell(f"notice: {notice}")
         say_all([as_json(found)] if args.json else as_text(found))
-        if args.picture:
+        if args.picture and not found.score.mistakes:
+            tell(f"no picture written to {args.picture}: there are no mistakes to draw")
+        elif args.picture:
             draw_mistakes(found, args.picture)
             tell(f"picture in {args.picture}")
 
@@ -90,7 +88,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if args.picture:
         require_matplotlib()
         require_picture(args.picture, "--picture")
-        if not Path(args.picture).parent.is_dir():  # now, rather than after the evaluation
+        if not os.path.isdir(Path(args.picture).parent):  # noqa: PTH112  (before the evaluation)
             raise InputError(
                 f"--picture: no such folder: {Path(args.picture).parent}: create it, or name"
                 " another file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from distcnn.checkpoints.weights import BEST_WEIGHTS
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset
 from distcnn.datasets.examples import piece_size, pieces_of
 from distcnn.datasets.hdf5 import VALIDATION
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
-from distcnn.loading import load, require_fit, weights_file
+from distcnn.loading import load, require_fit, weights_file, weights_used
 from distcnn.network import Network
 from distcnn.score import Score, Tally
 from distcnn.system.wording import counted, first_few
@@ -78,8 +78,7 @@ def evaluate(
     file, records = on_root(
         communicator, lambda: read_records(weights_file(run, weights), of_file=data)
     )
-    # ``run`` may be a file, which says itself whose weights it has.
-    is_best = on_root(communicator, lambda: weights_file(run, weights).name == BEST_WEIGHTS)
+    used = on_root(communicator, lambda: weights_used(run, weights))
     whole = HDF5Dataset(file)
     info = together(communicator, whole.read_info)
     together(communicator, lambda: require_fit(network, info))
@@ -100,7 +99,7 @@ def evaluate(
     tally.all_reduce(communicator)
     return Evaluated(
         run=run,
-        weights="best" if is_best else "last",
+        weights=used,
         data=file,
         split=split,
         is_runs_own=is_own,
@@ -132,7 +131,7 @@ def read_records(weights: Path, of_file: str | None) -> tuple[str, Records | Non
             " FILE.h5"
         )
     path = records.dataset.path
-    if not Path(path).exists():
+    if not os.path.exists(path):  # noqa: PTH110  (Path's raises for a folder without permission)
         raise InputError(
             f"{run} was trained on {path}, which is not there (seen from this folder): if it has"
             " moved, name it with --data FILE.h5"
@@ -205,13 +204,13 @@ def notices_on(
     if is_own is None:
         found.append(f"whether {info.path} is the image set of the run was not checked")
     elif not is_own:
-        found.append(f"{info.path} is not the image set of the run: its content is another")
+        found.append(f"{info.path} is not the image set of the run: its content differs")
     if info.class_names and info.class_names != network.class_names:
         pairs = zip(network.class_names, info.class_names, strict=True)
         differing = [f"'{ours}' is '{theirs}'" for ours, theirs in pairs if ours != theirs]
         found.append(
-            f"{counted(len(differing), 'class')} of the network named otherwise in {info.path}"
-            f" (compared by their numbers): {first_few(differing)}"
+            f"the names of {counted(len(differing), 'class')} differ between the network and"
+            f" {info.path} (classes are compared by their numbers): {first_few(differing)}"
         )
     if records and records.config.loss != "cross-entropy":
         found.append(f"the run was trained with {records.config.loss}; the loss is cross-entropy")

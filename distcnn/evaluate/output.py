@@ -60,6 +60,8 @@ def as_text(found: Evaluated) -> list[str]:
             shown = [f"{mistake.index}", names[mistake.label], names[mistake.predicted]]
             rows.append([*shown, f"{mistake.probability:.4f}", f"{mistake.loss:.4f}"])
         lines += table(rows, left=3)
+    elif score.correct == score.examples:
+        lines += ["", "no mistakes: every image is classified correctly"]
     return lines
 
 
@@ -92,9 +94,12 @@ def as_json(found: Evaluated) -> str:
 
 
 def draw_mistakes(found: Evaluated, output: str) -> None:
-    """Draw the worst mistakes, each with its true class, and the predicted one's probability."""
+    """Draw the worst mistakes, each with its true class, and the predicted one's probability.
+
+    There must be one at least.
+    """
     mistakes = found.score.mistakes[:MOST_PICTURES]
-    rows = max(1, -(-len(mistakes) // COLUMNS))
+    rows = -(-len(mistakes) // COLUMNS)
     title = (
         f"{found.run}: worst of {counted(found.score.examples - found.score.correct, 'mistake')}"
         f" on {counted(found.score.examples, 'image')} of the {found.split} split"

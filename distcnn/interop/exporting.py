@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,9 +46,9 @@ class Exported:
     path: Path
     format: str
     size_bytes: int
-    model: Sequential
-    weights: dict[str, Any]
-    facts: dict[str, Any]
+    model: Sequential = field(repr=False)
+    weights: dict[str, Any] = field(repr=False)
+    facts: dict[str, Any] = field(repr=False)
 
     @property
     def parameters(self) -> int:
@@ -72,7 +72,7 @@ def export(
     Args:
         run: the run directory, or a file of weights in one.
         path: the file to write; one that exists is replaced.
-        weights: of the last step, or of the best test accuracy.
+        weights: of the last step, or of the best evaluation.
         trust_model: whether to import the module of the user's that the run names.
         pixel_type: of the input of an ONNX model, 0 to 255 in either.
 
@@ -94,7 +94,13 @@ def export(
             f"pixel_type is {pixel_type!r}: it must be one of {', '.join(PIXEL_TYPES)}"
         )
     network = load(run, weights=weights, trust_model=trust_model)
-    arrays, about = read_weights(weights_file(run, weights))
+    file = weights_file(run, weights)
+    arrays, about = read_weights(file)
+    accuracy = about.get("test_accuracy", 0.0)
+    if not isinstance(accuracy, int | float):
+        raise InputError(
+            f"{file} is damaged (its test_accuracy is {accuracy!r}, not a number): restore it"
+        )
     values = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
     facts = facts_of(about)
     encoders: dict[str, Callable[[], bytes]] = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import distcnn
-from distcnn.datasets.normalisation import Normalisation
+from distcnn.datasets.normalisation import Normalisation, gives_finite_inputs
 from distcnn.interop.foreign import ForeignWeights
 
 LISTS = ("class_names", "image_shape", "mean", "std")
@@ -43,6 +43,8 @@ def normalisation_in(values: Mapping[str, Any]) -> Normalisation | None:
     if not {"mean", "std"} <= values.keys():
         return None
     mean, std = (tuple(map(float, values[name])) for name in ("mean", "std"))
+    if not gives_finite_inputs(mean, std):
+        raise ValueError(f"its mean is {mean} and its std {std}")
     # A channel that never varied was only centred.
     return Normalisation(mean, tuple(one if one > 0 else 1.0 for one in std))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,16 +117,6 @@ def _weights_first(arrays: Mapping[str, Array]) -> list[str]:
         if len(names) == 2 and arrays[names[0]].ndim == 1:
             names.reverse()
     return [name for names in layers.values() for name in names]
-
-
-def naturally(names: Iterable[str]) -> list[str]:
-    """``names`` sorted with their numbers as numbers: conv2 before conv10."""
-    return sorted(
-        names,
-        key=lambda name: [
-            (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
-        ],
-    )
 
 
 def floats(raw: bytes, dtype: str) -> NDArray[Any]:

@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 
 from distcnn.checkpoints.format import stored_arrays
+from distcnn.datasets.importers.labels import natural
 from distcnn.interop.facts import described
 from distcnn.interop.foreign import (
     KERAS,
     KERAS_CHANNELS_FIRST,
     ForeignWeights,
     as_float32,
-    naturally,
     unpacked,
 )
 
@@ -26,6 +26,7 @@ OF_KERAS = "layer_names"
 IN_MODELS = "model_weights"
 IN_KERAS_3 = "model.weights.h5"
 HEAP = rb"GCOL\x01\0\0\0"
+DAMAGED = "the texts of its attributes are damaged"
 NO_BACKEND = (
     "the file does not say which backend trained it: if it was Theano, kernels must be flipped; set"
     " the file's attribute backend to theano"
@@ -43,7 +44,7 @@ def read_hdf5(content: bytes) -> ForeignWeights:
         if OF_KERAS in group.attrs:
             return _of_keras(file, group)
         arrays = dict(stored_arrays(group))
-        kept = [name for name in naturally(arrays) if not name.startswith("optimizer")]
+        kept = [name for name in sorted(arrays, key=natural) if not name.startswith("optimizer")]
         return ForeignWeights("HDF5 file", as_float32({name: arrays[name] for name in kept}))
 
 
@@ -51,31 +52,50 @@ def _check_texts(content: bytes) -> None:
     """``ValueError`` for damaged texts of attributes, of which HDF5 would never find the end, or
     for which it would take gigabytes of memory.
 
-    They are in heaps (https://docs.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, III.E).
+    A reference to a text is its length, the address of its heap and its number there. An address
+    alone, often 2048, is also found by chance.
     """
+    if not (texts := _texts(content)):
+        return
+    heaps = np.array(sorted(texts), np.uint64)
+    for shift in range(8):
+        words = np.frombuffer(content, "<u8", max(0, len(content) - shift) // 8, shift)
+        places = np.flatnonzero((words >= heaps[0]) & (words <= heaps[-1]))
+        found = words[places]
+        places = places[heaps[np.searchsorted(heaps, found)] == found]
+        for place in (places * 8 + shift).tolist():
+            if (
+                _number(content, place - 4, 4) > len(content)
+                and _number(content, place + 8, 4) in texts[_number(content, place, 8)]
+            ):
+                raise ValueError(DAMAGED)
 
-    def number(start: int, size: int) -> int:
-        return int.from_bytes(content[start : start + size], "little")
 
+def _texts(content: bytes) -> dict[int, set[int]]:
+    """The numbers of the texts in each heap, by its address.
+
+    (https://docs.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, III.E)
+    """
+    heaps: dict[int, set[int]] = {}
+    left = len(content) // 16  # of texts: each takes 16 bytes, and heaps do not overlap
     for heap in re.finditer(HEAP, content):
-        place, end = heap.start() + 16, heap.start() + number(heap.end(), 8)
-        texts = set()
-        while place + 16 <= end and (index := number(place, 2)):
+        place, end = heap.start() + 16, heap.start() + _number(content, heap.end(), 8)
+        texts = heaps[heap.start()] = set()
+        while place + 16 <= end and (index := _number(content, place, 2)):
             texts.add(index)
-            place += 16 + -(-number(place + 8, 8) // 8) * 8
-        is_filled = place + 16 > end or place + number(place + 8, 8) == end  # by what is free
-        # A reference is a length, the heap's address and the number of a text in it; the address
-        # alone, often 2048, is also found by chance.
-        longest = max(
-            (
-                number(found.start() - 4, 4)
-                for found in re.finditer(re.escape(heap.start().to_bytes(8, "little")), content)
-                if number(found.end(), 4) in texts
-            ),
-            default=0,
-        )
-        if not place <= end <= len(content) or not is_filled or longest > len(content):
-            raise ValueError("the texts of its attributes are damaged")
+            place += 16 + -(-_number(content, place + 8, 8) // 8) * 8
+            left -= 1
+            if left < 0:
+                raise ValueError(DAMAGED)
+        # What is free comes last.
+        is_filled = place + 16 > end or place + _number(content, place + 8, 8) == end
+        if not place <= end <= len(content) or not is_filled:
+            raise ValueError(DAMAGED)
+    return heaps
+
+
+def _number(content: bytes, start: int, size: int) -> int:
+    return int.from_bytes(content[start : start + size], "little")
 
 
 def read_keras(content: bytes) -> ForeignWeights:

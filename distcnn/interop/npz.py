@@ -29,4 +29,4 @@ def read_npz(content: bytes) -> ForeignWeights:
     }
     # distcnn's own parameters have a dot in their names, so facts cannot be among them.
     facts = {name: arrays.pop(name).tolist() for name in NAMES if name in arrays}
-    return described("npz archive", as_float32(arrays), facts)
+    return described("NumPy archive", as_float32(arrays), facts)

@@ -14,7 +14,6 @@ from distcnn.interop.foreign import CHANNELS_LAST, ForeignWeights, as_float32, m
 
 TO_CHANNELS_LAST = [0, 2, 3, 1]
 """The transposition before the dense layers of a network that came from TensorFlow."""
-DENSE = ("Gemm", "MatMul")
 
 
 def read_onnx(content: bytes) -> ForeignWeights:

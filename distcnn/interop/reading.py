@@ -19,7 +19,7 @@ from distcnn.interop.npz import read_npz
 from distcnn.interop.onnx_reading import read_onnx
 from distcnn.interop.pytorch_reading import read_pytorch
 from distcnn.interop.safetensors_files import read_safetensors
-from distcnn.system.files import open_named
+from distcnn.system.files import explaining, open_named
 from distcnn.system.wording import printable
 
 Reader = Callable[[bytes], ForeignWeights]
@@ -55,7 +55,9 @@ def read_foreign(path: str | Path) -> SourceFile:
     file = Path(path)
     if os.path.isdir(file):  # noqa: PTH112  (Path's raises for a name that is too long)
         file /= WEIGHTS
-        if not file.exists():
+        with explaining(f"{file} cannot be read", "check the path and its permissions"):
+            is_there = file.exists()
+        if not is_there:
             raise InputError(
                 f"{path} is a folder without {WEIGHTS}: name the directory of a finished run, or a"
                 " file of weights"

@@ -8,15 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from distcnn.datasets.importers.labels import natural
 from distcnn.interop.facts import as_texts, described, from_texts
-from distcnn.interop.foreign import (
-    BFLOAT16,
-    ForeignWeights,
-    as_float32,
-    floats,
-    missing_package,
-    naturally,
-)
+from distcnn.interop.foreign import BFLOAT16, ForeignWeights, as_float32, floats, missing_package
 
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16}
 
@@ -37,7 +31,7 @@ def read_safetensors(content: bytes) -> ForeignWeights:
         name: floats(stored[name]["data"], FLOATS[stored[name]["dtype"]]).reshape(
             stored[name]["shape"]
         )
-        for name in naturally(stored)
+        for name in sorted(stored, key=natural)
         if stored[name]["dtype"] in FLOATS
     }
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

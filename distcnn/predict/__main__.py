@@ -11,21 +11,19 @@ import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, run_command
 from distcnn.cli.parser import RUN_FIRST, Parser
 from distcnn.datasets.fitting import FITS, INVERSIONS
-from distcnn.datasets.inputs import Inputs
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError
-from distcnn.loading import load
+from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.loading import load, weights_used
 from distcnn.predict.output import CSV, JSON, Format, Table
 from distcnn.predict.prediction import predict
-from distcnn.user_code import TRUST_FLAG, TRUST_HELP
 
 NAME = "distcnn.predict"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, lambda: make_parser().print_help(), predict_command, arguments)
+    return run_command(NAME, make_parser, predict_command, arguments)
 
 
 def make_parser() -> Parser:
@@ -55,38 +53,34 @@ def make_parser() -> Parser:
         " were light on dark, or the reverse (default: auto)"
     )
     split = "which images of a .h5 or .npz file that has both (default: test)"
-    weights = "weights of the last step, or of the best accuracy (default: last)"
+    parser.add_network()
     add = parser.add_argument
-    add("run", metavar="RUN_DIR", help="run directory of distcnn.train, or a weights.h5 in one")
     add("files", metavar="FILE", nargs="+", help=files)
     add("--top", metavar="K", type=int, default=1, help="print the K most probable classes")
     add("--fit", choices=FITS, default="auto", help=fit)
     add("--invert", choices=INVERSIONS, default="auto", help=invert)
     add("--split", choices=("test", "train"), default="test", help=split)
-    add("--weights", choices=("last", "best"), default="last", help=weights)
     output = parser.add_mutually_exclusive_group()
     exact = "with unrounded probabilities"
     output.add_argument("--json", action="store_true", help=f"print one JSON document, {exact}")
     output.add_argument("--csv", action="store_true", help=f"print CSV, with a header, {exact}")
-    add(TRUST_FLAG, action="store_true", help=TRUST_HELP)
     return parser
 
 
 def predict_command(communicator: Communicator, arguments: Sequence[str]) -> int:
     """Predict and print; the exit code says whether everything could be read."""
     args = on_root(communicator, lambda: parse(arguments))
-    network = together(
-        communicator, lambda: load(args.run, weights=args.weights, trust_model=args.trust_model)
-    )
-    fitting = together(communicator, lambda: network.fitting(args.fit, args.invert))
-    top = min(args.top, len(network.class_names))
-
-    def make_format(inputs: Inputs) -> Format:
+    with Watchdog(NAME, communicator):
+        network = together(
+            communicator, lambda: load(args.run, weights=args.weights, trust_model=args.trust_model)
+        )
+        fitting = together(communicator, lambda: network.fitting(args.fit, args.invert))
+        top = min(args.top, len(network.class_names))
+        form: Format = CSV(top) if args.csv else Table(network.class_names, top)
         if args.json:
-            return JSON(args.run, args.weights)
-        return CSV(top) if args.csv else Table(network.class_names, top, inputs.longest_name())
-
-    complete = predict(communicator, network, fitting, args.files, args.split, top, make_format)
+            used = on_root(communicator, lambda: weights_used(args.run, args.weights))
+            form = JSON(args.run, used)
+        complete = predict(communicator, network, fitting, args.files, args.split, top, form)
     return EXIT_OK if complete else EXIT_INPUT
 
 

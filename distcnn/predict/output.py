@@ -25,16 +25,17 @@ class Table:
 
     is_raw = False
 
-    def __init__(self, class_names: Sequence[str], top: int, longest_name: int) -> None:
-        self._is_empty = not longest_name
-        self._titles = titles(min(top, len(class_names)), " ")
-        longest = [max(width_of(printable(name)) for name in class_names), 0]
-        widths = [longest_name, *longest * (len(self._titles) // 2)]
-        self._widths = [max(pair) for pair in zip(widths, map(width_of, self._titles), strict=True)]
+    def __init__(self, class_names: Sequence[str], top: int) -> None:
+        self._titles = titles(top, " ")
+        longest = [0, *[max(width_of(printable(name)) for name in class_names), 0] * top]
+        self._widths = [
+            max(pair) for pair in zip(longest, map(width_of, self._titles), strict=True)
+        ]
 
-    def head(self) -> list[str]:
-        """The lines before the first image."""
-        return [] if self._is_empty else [self._line(self._titles)]
+    def head(self, longest_name: int) -> list[str]:
+        """The lines before the first image; names have at most ``longest_name`` columns."""
+        self._widths[0] = max(self._widths[0], longest_name)
+        return [self._line(self._titles)] if longest_name else []
 
     def row(self, name: str, top: Top) -> str:
         """The line on an image."""
@@ -61,7 +62,7 @@ class CSV:
     def __init__(self, classes: int) -> None:
         self._classes = classes
 
-    def head(self) -> list[str]:
+    def head(self, longest_name: int) -> list[str]:
         return [self._line(titles(self._classes, "_"))]
 
     def row(self, name: str, top: Top) -> str:
@@ -84,7 +85,7 @@ class JSON:
     def __init__(self, run: str, weights: str) -> None:
         self._run, self._weights, self._separator = run, weights, ""
 
-    def head(self) -> list[str]:
+    def head(self, longest_name: int) -> list[str]:
         about = json.dumps({"run": self._run, "weights": self._weights})
         return [f'{about[:-1]}, "predictions": [']
 

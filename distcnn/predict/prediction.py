@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,6 @@ import numpy as np
 from distcnn.datasets.fitting import Fitting
 from distcnn.datasets.inputs import Inputs, Unreadable, find_inputs
 from distcnn.distributed import Communicator, on_root, together
-from distcnn.errors import InputError
 from distcnn.network import Network
 from distcnn.predict.output import Format, Top
 from distcnn.predictions import Predictions
@@ -39,7 +38,7 @@ def predict(
     files: Sequence[str],
     split: str,
     top: int,
-    make_format: Callable[[Inputs], Format],
+    form: Format,
 ) -> bool:
     """Predict the images in ``files``, and print their ``top`` classes. Collective.
 
@@ -49,7 +48,7 @@ def predict(
         Whether all could be read.
     """
     inputs = on_root(communicator, lambda: find_inputs(files, split, fitting))
-    printer = Printer(make_format(inputs), inputs)
+    printer = Printer(form, inputs)
     on_root(communicator, printer.begin)
     for spans in shares(len(inputs), network.microbatch_size, communicator.world_size):
         work = partial(compute, network, fitting, inputs, top, spans[communicator.rank])
@@ -76,8 +75,6 @@ def compute(network: Network, fitting: Fitting, inputs: Inputs, top: int, span: 
     before = span.start % network.microbatch_size
     blank = np.zeros((before, *part.images.shape[1:]), np.uint8)
     probabilities = network.predict(np.concatenate([blank, part.images]))[before:]
-    if not np.isfinite(probabilities).all():
-        raise InputError("the network's outputs are not finite: its training diverged")
     found = Predictions(tuple(part.names), probabilities, network.class_names)
     rows = enumerate(zip(part.names, found.top(top), strict=True))
     return Done(
@@ -100,7 +97,7 @@ class Printer:
     def begin(self) -> None:
         """What is known before the first image."""
         self._note(self._inputs.unreadable)
-        self._say(self._form.head())
+        self._say(self._form.head(self._inputs.longest_name()))
 
     def add(self, parts: Sequence[Done]) -> bool:
         """Print results; False when nobody reads them any more."""

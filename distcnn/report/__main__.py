@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def report(args: argparse.Namespace) -> list[str]:
     output = args.output or (
         args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.html"
     )
-    if not args.output and output.is_symlink():
+    if not args.output and os.path.islink(output):  # noqa: PTH114
         raise InputError(f"{output} is a symbolic link: name the file to write with --output")
     if args.trace:
         draw_trace(args.trace, args.step, output)
@@ -101,6 +102,9 @@ def write_page(
     found: dict[str, Inspection] = {}
     for run in runs:
         found[run.label] = inspect(run, data, trusted, found)
+    untested = [each.missing["test"] for each in found.values() if "test" in each.missing]
+    if data and len(untested) == len(runs):
+        raise InputError(f"--data {data}: {untested[0]}")
     content = render(runs, found).encode()
     with explaining(f"{output} cannot be written", "name another file with --output"):
         write_atomically(output, content)

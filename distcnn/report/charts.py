@@ -168,8 +168,10 @@ def _curves(title: str, lines: Sequence[Line], many: bool) -> Chart:
         axes.plot(steps, values, color=colour, linewidth=width, **style)
     everything = [value for line in lines for _, value in line.curve]
     form = FORMATS[title]
+    shown = f"{title}, {UNITS[title]}" if title in UNITS else title
     if title == "Loss" and LEAST_ON_LOG < min(everything) <= max(everything) < 1 / LEAST_ON_LOG:
         plotting.log_ticks(axes, "g")
+        shown += " (log)"
     else:
         axes.yaxis.set_major_formatter(lambda value, _: _tick(value, title))
     if title == "Speed":
@@ -185,10 +187,7 @@ def _curves(title: str, lines: Sequence[Line], many: bool) -> Chart:
     ]
     text = f"{title} over steps: {'; '.join(told)}."
     return Chart(
-        f"{title}, {UNITS[title]}" if title in UNITS else title,
-        _svg(figure, title.lower().replace(" ", "-")),
-        text,
-        _numbers(title, lines, form),
+        shown, _svg(figure, title.lower().replace(" ", "-")), text, _numbers(title, lines, form)
     )
 
 

@@ -13,6 +13,7 @@ from distcnn.report.records import RunRecords
 from distcnn.system.wording import counted, first_few
 
 HASH_DIGITS = 12
+NONE = "none"
 
 
 def comparison(runs: Sequence[RunRecords]) -> list[Table]:
@@ -20,7 +21,8 @@ def comparison(runs: Sequence[RunRecords]) -> list[Table]:
     labels = tuple(run.label for run in runs)
     compared = [_results(run) for run in runs]
     results = [(name, *(cells[name] for cells in compared)) for name in compared[0]]
-    tables = [Table("Results", ("result", *labels), results)]
+    results = [row for row in results if set(row[1:]) != {NONE}]
+    tables = [Table("The runs side by side", ("quantity", *labels), results)]
     if different := [*_different(runs, free=False), *_different(runs, free=True)]:
         tables.append(Table("Settings that differ", ("setting", *labels), different))
     return tables
@@ -46,7 +48,7 @@ def _results(run: RunRecords) -> dict[str, str]:
     return {
         "Test accuracy": f"{result.test_accuracy:.2%}" if result else "not finished",
         "Test loss": f"{result.test_loss:.4f}" if result else "",
-        "Validation accuracy": f"{validation[-1][1]:.2%}" if validation else "none",
+        "Validation accuracy": f"{validation[-1][1]:.2%}" if validation else NONE,
         "Training loss at the end": f"{loss[-1][1]:.4f}" if loss else "",
         "Steps": f"{run.last_step:,}",
         "Ranks": ranks_of(run),

@@ -9,7 +9,7 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS
 from distcnn.report.charts import Table
 from distcnn.report.records import RunRecords
 from distcnn.score import wilson_interval
-from distcnn.system.wording import counted, first_few, plural
+from distcnn.system.wording import counted, duration, first_few, plural
 from distcnn.training.receipt import Line
 
 MOST_NAMED = 20
@@ -75,7 +75,7 @@ def key_results(run: RunRecords) -> list[Result]:
         *shown,
         Result("Test loss", f"{result.test_loss:.4f}", f"training loss {result.train_loss:.4f}"),
         Result("Speed", f"{result.images_per_second:,.0f}", "images per second, all ranks"),
-        Result("Time", duration(seconds), what),
+        Result("Time", duration(seconds) if 0 <= seconds < 1e9 else "unknown", what),
         Result("Parameters", f"{result.parameters:,}", f"seed {result.seed}"),
     ]
 
@@ -93,18 +93,6 @@ def _latest(run: RunRecords) -> list[Result]:
         for name, key, form in names
         if (curve := run.history[key])
     ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: "18.7 s", "3 min 12 s", "2 h 05 min"."""
-    if not 0 <= seconds < 1e9:
-        return "unknown"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60:,} h {minutes % 60:02} min"
 
 
 def circumstances(run: RunRecords) -> tuple[Table, str]:

@@ -7,11 +7,11 @@ set may have moved. Then the reason is noted, and the rest is shown.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from distcnn.checkpoints.weights import WEIGHTS, array_sha256, read_weights
 from distcnn.datasets.dataset import HDF5Dataset
-from distcnn.datasets.hdf5 import DatasetInfo, Images, Indices, Labels
+from distcnn.datasets.hdf5 import DatasetInfo, Images, Indices, Labels, by
 from distcnn.errors import ArgumentError, InputError
 from distcnn.loading import load, require_fit
 from distcnn.network import Network
@@ -173,7 +173,7 @@ def read_test_set(
         raise InputError(
             "the run was trained on arrays in memory: name a file of the same images with --data"
         )
-    if not Path(path).exists():
+    if not os.path.exists(path):  # noqa: PTH110  (Path's raises for a folder without permission)
         raise InputError(f"the image set {path} is not here: if it has moved, name it with --data")
     dataset = HDF5Dataset(path)
     info = dataset.read_info()
@@ -213,7 +213,7 @@ def _described(network: Network) -> list[LayerView]:
         end - start for start, end in pairwise([*parameters.layer_starts, parameters.values.size])
     ]
     layers = zip(model.names, model.layers, shapes, sizes, strict=True)
-    return [LayerView(name, repr(layer), _by(output), size) for name, layer, output, size in layers]
+    return [LayerView(name, repr(layer), by(output), size) for name, layer, output, size in layers]
 
 
 def _one_example(
@@ -263,14 +263,10 @@ def _shown(
 ) -> tuple[Mistake, Picture]:
     """The mistake, with its index in the whole test set, and its image."""
     label, predicted, index = names[mistake.label], names[mistake.predicted], rows[mistake.index]
-    told = f"test image {index}: {label}, taken for {predicted}"
+    told = f"test image {index}: {label}, mistaken for {predicted}"
     return replace(mistake, index=int(index)), picture(images[mistake.index], told)
 
 
 def _sentence(error: BaseException) -> str:
     """The text of an error as a sentence that follows a colon: it may begin with a file's name."""
     return f"{str(error) or type(error).__name__}."
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

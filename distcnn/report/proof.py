@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from distcnn.config import Config, as_flag
-from distcnn.config_parsing import TARGET_DEFAULTS
 from distcnn.report.charts import Table
 from distcnn.report.compared import recorded_weights
 from distcnn.report.facts import count_of, ranks_of
 from distcnn.report.inspection import Inspection
 from distcnn.report.records import RunRecords
+from distcnn.report.repetition import NotRepeatable, repetition
 from distcnn.system.wording import counted, shell_command, shell_word
 from distcnn.training.arguments import ARRAYS
 from distcnn.training.receipt import Line
 from distcnn.training.results import SHA256SUMS, damage_of
 from distcnn.user_code import TRUST_FLAG
 
-NOT_OF_THE_RUN = {"output", "source", "expect_ranks", "trace", "trace_from", "tensorboard"}
-"""Settings of a start that a repetition does not need."""
 MOST_HASHES = 100
 
 
@@ -91,40 +86,32 @@ def hashes(run: RunRecords, inspection: Inspection) -> Table:
 def commands(run: RunRecords) -> tuple[list[tuple[str, str]], str]:
     """What one may do with the run, with the command for it, and a note on what has none."""
     path, own = str(run.path), [TRUST_FLAG] if run.config and run.config.own_code else []
-    found, note = [], ""
-    of_arrays = run.config is not None and run.config.data == ARRAYS
-    if of_arrays:
+    if run.config and run.config.data == ARRAYS:
         note = (
             "The run was trained on arrays, from Python: only a program that has them can repeat,"
             " check or continue it, with Trainer.fit."
         )
-    if run.config and not of_arrays:
-        flags = ["python", "-m", "distcnn.train", *changed_flags(run.config), "--output", "NEW"]
-        found.append(("Train it again, on any number of ranks", flags))
-    if run.receipt and not of_arrays:
+        return _of_files(run), note
+    found, note = [], ""
+    if run.config:
+        try:
+            found.append(("Train it again, on any number of ranks", repetition(run)))
+        except NotRepeatable as reason:
+            note = (
+                f"No plain commands train this run again: {reason}. To replay exactly what it did,"
+                f" use python -m distcnn.verify {shell_word(path)}."
+            )
+    if run.receipt:
         verify = ["python", "-m", "distcnn.verify", path, *own]
-        found.append(("Replay it and compare every recorded number", verify))
-    if run.result is None and not of_arrays:
+        found.append(("Replay it and compare every recorded number", shell_command(verify)))
+    if run.result is None:
         resume = ["python", "-m", "distcnn.train", "--resume", path, *own]
-        found.append(("Continue it, on any number of ranks", resume))
-    shown = [(what, shell_command(words)) for what, words in found]
-    if run.result and (run.path / SHA256SUMS).exists():
-        shown.append(("Check its files", f"cd {shell_word(path)} && sha256sum -c {SHA256SUMS}"))
-    return shown, note
+        found.append(("Continue it, on any number of ranks", shell_command(resume)))
+    return [*found, *_of_files(run)], note
 
 
-def changed_flags(config: Config) -> list[str]:
-    """The flags that make ``config`` from the defaults, without those of one start only."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    if config.target_accuracy:
-        defaults |= TARGET_DEFAULTS
-    return [
-        word
-        for name, default in defaults.items()
-        if name not in NOT_OF_THE_RUN and (value := getattr(config, name)) != default
-        for word in (as_flag(name), _written(value))
-    ]
-
-
-def _written(value: object) -> str:
-    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+def _of_files(run: RunRecords) -> list[tuple[str, str]]:
+    """The command that checks the files of a finished run."""
+    if not run.result or not (run.path / SHA256SUMS).exists():
+        return []
+    return [("Check its files", f"cd {shell_word(str(run.path))} && sha256sum -c {SHA256SUMS}")]

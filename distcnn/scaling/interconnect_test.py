@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,8 +55,7 @@ def measure_sums(communicator: Communicator, most_seconds: float) -> SumTimes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, make_parser().print_help, measure_command, arguments)
+    return run_command(NAME, make_parser, measure_command, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -97,7 +97,7 @@ def _parse(arguments: Sequence[str], world_size: int) -> argparse.Namespace:
         raise InputError(
             f"--seconds is {args.seconds:g}: it must be above 0 and at most {MOST_SECONDS:g}"
         )
-    if args.json and not args.json.parent.is_dir():
+    if args.json and not os.path.isdir(args.json.parent):  # noqa: PTH112
         raise InputError(f"--json: {args.json.parent} is not a folder: make it, or name another")
     return args
 

@@ -40,8 +40,7 @@ SUMS_SECONDS, ADD_REPEATS = 0.6, 9  # for what only a prediction needs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, make_parser().print_help, measure_command, arguments)
+    return run_command(NAME, make_parser, measure_command, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from typing import Any
 
 from distcnn.errors import InputError
+from distcnn.spans import touch
 from distcnn.system.wording import counted, printable
 
 SECONDS_TO_DRAIN = 5.0  # for the reader of the output, at a process's end
@@ -170,12 +171,15 @@ class OutputStream(io.TextIOBase):
             self._waited_seconds = 0.0 if done else waited
 
     def wait(self) -> None:
-        """Pass everything on, and wait until it is written or has failed, however long."""
+        """Pass everything on, and wait until it is written or has failed, however long: a pager
+        may be left open, which is no stall.
+        """
         with self._changed:
             text, self._partial = self._partial, ""
         self._pass_on(text)
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_writing)
+            while not self._changed.wait_for(lambda: not self._is_writing, SECONDS_TO_FLUSH):
+                touch()
 
     def isatty(self) -> bool:
         with suppress(OSError, ValueError, AttributeError):

@@ -50,8 +50,8 @@ def examples_to_hold_out(config: Config, train_examples: int) -> int:
         problem = f"{count:,} of {found}"
         if count and count < train_examples:
             problem += f", which leaves fewer than one global batch of {least:,}"
-        remedy = f"give a number from 1 to {most:,}, or a fraction"
-        if most < 1:
+        remedy = f"give a number from 2 to {most:,}, or a fraction"
+        if most < 2:
             remedy = "use fewer --num-shards, a smaller --microbatch-size, or a larger image set"
         shown = f"{wanted:g}" if wanted < 1 else count
         raise InputError(f"--validation {shown} holds out {problem}: {remedy}")
@@ -66,9 +66,9 @@ def warnings_of(schedule: RunSchedule) -> Iterator[str]:
         fewer = "a smaller --microbatch-size" if size > 1 else "fewer --num-shards"
         cut = schedule.warmup_steps < config.warmup_steps
         yield (
-            f"the whole run is {counted(steps, 'step')} ({steps_an_epoch} an epoch)"
-            f"{f', and the warm-up is cut to {schedule.warmup_steps}' if cut else ''}: too few to"
-            f" learn much; give more --epochs ({-(-ENOUGH_STEPS // steps_an_epoch)} make"
+            f"the whole run is {counted(steps, 'step')} ({steps_an_epoch} per epoch)"
+            f"{f', and the warm-up is cut to {schedule.warmup_steps}' if cut else ''}: often"
+            f" too few to learn much; give more --epochs ({-(-ENOUGH_STEPS // steps_an_epoch)} make"
             f" {ENOUGH_STEPS} steps) or {fewer}"
         )
     longest = -(-schedule.train_examples // config.num_shards)
@@ -120,7 +120,8 @@ def sign_of_no_learning(
         return f"the network puts all {images:,} {split} images into class {predicted.argmax()}"
     guessing = GUESSING[loss_name](classes) if loss_name in GUESSING else math.inf
     if is_warmed_up and loss >= HARDLY_BETTER * guessing:
-        return f"the training loss of {loss:.4f} is hardly better than guessing, {guessing:.4f}"
+        than = "worse" if loss > guessing else "hardly better"
+        return f"the training loss of {loss:.4f} is {than} than guessing, {guessing:.4f}"
     return None
 
 

@@ -141,6 +141,8 @@ def frozen_parameters(parameters: Parameters, patterns: str) -> tuple[str, ...]:
                 f" {', '.join(parameters.slices)}"
             )
         frozen |= found
+    if patterns and not frozen:
+        raise InputError(f"--freeze {patterns}: name what to freeze: PATTERN,...")
     if len(frozen) == len(parameters.slices):
         raise InputError(f"--freeze {patterns} freezes all parameters: leave some to train")
     return tuple(name for name in parameters.slices if name in frozen)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from distcnn.errors import as_arguments
@@ -53,6 +54,9 @@ class Progress:
 
     def say(self, *lines: str) -> None:
         """Print lines that stay."""
+        self._print(lines)
+
+    def _print(self, lines: Sequence[str]) -> None:
         if self._bar is not None:
             self._bar.clear()
         console.say(*lines)
@@ -61,7 +65,7 @@ class Progress:
 
     def result(self, *lines: str) -> None:
         """Print lines that are always wanted: how the run ended."""
-        Progress.say(self, *lines)
+        self._print(lines)
 
     def step(self, loss: float, images_per_second: float) -> None:
         """Count one more step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
+from distcnn.training.arguments import ARRAYS
 from distcnn.training.checkpointing import restore_checkpoint
 from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
@@ -68,6 +70,7 @@ def replay(
     together(communicator, lambda: require_trust(own, directory, given, trust_model))
     config = dataclasses.replace(for_replay(config, data), **given)
     together(communicator, lambda: require_outside(config.own_code.values(), directory))
+    on_root(communicator, lambda: _require_data(directory, config.data))
     run = prepare_run(config, communicator, say, directory=directory)
     _compare_data(receipt, run)
     _compare_initial_weights(receipt, run)
@@ -137,6 +140,20 @@ def _read(
             " compare: give another --to-step, such as the last step of an epoch"
         )
     return receipt, checkpoint, metrics, ""
+
+
+def _require_data(directory: Path, data: str) -> None:
+    """``InputError`` if it is missing: training would prepare MNIST; a replay writes nothing."""
+    if data == ARRAYS:
+        raise InputError(
+            f"{directory} was trained on arrays in memory: name a file of the same images with"
+            " --data FILE.h5"
+        )
+    if not os.path.exists(data):  # noqa: PTH110  (Path's raises for a name that is too long)
+        raise InputError(
+            f"{directory} was trained on {data}, which is not there (seen from this folder): name"
+            " the image set with --data FILE.h5"
+        )
 
 
 def follow(

@@ -104,7 +104,10 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        return clean_environment() | {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        return clean_environment() | {
+            "SLURM_CONF": str(self.folder / "slurm.conf"),
+            "MPIR_CVAR_CH4_NETMOD": "ofi",  # docs/cluster.md: with UCX, MPI_Init sometimes fails
+        }
 
     def run(
         self, *command: str, timeout: float = 60, **environment: str

@@ -16,8 +16,8 @@ from tests.cluster.slurm import Slurm, read, slurm
 from tests.conftest import ROOT, Launcher, MakeImageSet, as_flags
 from tests.support.running import STAGED, reference_hash
 
-# Now and then Slurm's PMI2 garbles a message or MPICH crashes inside a call, before a job has taken
-# its first steps. A test that fails is run again, at most three times; pytest counts the reruns.
+# Now and then MPICH crashes inside a call before a job has taken its first steps. A test that fails
+# is run again, at most three times; pytest counts the reruns.
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.xdist_group("hosts"),

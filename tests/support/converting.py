@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import tracemalloc
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from distcnn.convert import main
 from distcnn.datasets import DatasetInfo, HDF5Dataset, read_info
 
 COUNTER = itertools.count()
+MEBIBYTE = 2**20
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (12, 6, 6)).astype(np.uint8)
@@ -73,3 +75,25 @@ def assert_is(found: Converted, images: NDArray[Any], labels: NDArray[Any] = LAB
         wanted = images[chosen] if images.ndim == 4 else images[chosen, ..., None]
         assert np.array_equal(own_images, wanted)
         assert own_labels.tolist() == labels[chosen].tolist()
+
+
+def refused_cheaply(*arguments: Any, most: int = 40 * MEBIBYTE) -> str:
+    """What is said of refused ``arguments``, which take less than ``most`` bytes."""
+    tracemalloc.start()
+    try:
+        said = refused(*arguments)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most
+    return said
+
+
+class Evil:
+    """Pickled as a call of ``open``, which makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.marker), "w")

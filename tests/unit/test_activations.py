@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distcnn import nn
-from distcnn.errors import ArgumentError
+from distcnn.errors import ArgumentError, InputError
 from distcnn.network import Network
 from distcnn.nn import reference
 
@@ -49,3 +49,22 @@ def test_there_may_be_no_image_and_none_of_another_size(network: Network) -> Non
     assert network.activations(np.zeros((0, 8, 8, 2), np.uint8))["conv1"].shape == (0, 4, 6, 6)
     with pytest.raises(ArgumentError):
         network.activations(np.zeros((1, 9, 9, 2), np.uint8))
+
+
+def test_a_single_image_has_the_activations_of_a_batch(network: Network) -> None:
+    images = np.arange(128, dtype=np.uint8).reshape(1, 8, 8, 2)
+    batch, one = network.activations(images), network.activations(images[0])
+    for name, values in batch.items():
+        np.testing.assert_array_equal(one[name], values[0])
+
+
+def test_a_network_that_diverged_predicts_nothing() -> None:
+    model = nn.Sequential([nn.Flatten(), nn.Dense(2)])
+    weights = model.initialise((1, 2, 2), np.random.default_rng(0)).named()
+    for values in weights.values():
+        values[...] = np.nan
+    network = Network(
+        model, weights, image_shape=(1, 2, 2), mean=[MEAN], std=[STD], class_names="ab"
+    )
+    with pytest.raises(InputError, match="diverged"):
+        network.predict(np.zeros((1, 2, 2), np.uint8))

@@ -13,8 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # rooms of earlier rows; rooms in one row do not import each other.
 LAYERS = [
     {"errors.py", "spans.py"},
-    {"system", "plotting.py", "random_streams.py", "nn", "optim", "user_code.py"},
-    {"distributed", "checkpoints"},
+    {"system", "random_streams.py", "nn", "optim", "user_code.py"},
+    {"plotting.py", "distributed", "checkpoints"},
     {"fault_tolerance"},
     {"cli", "registry.py", "architecture.py"},
     {"models.py", "datasets"},

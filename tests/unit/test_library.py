@@ -180,6 +180,33 @@ def test_damaged_weights_are_refused(short_run: Path, tmp_path: Path) -> None:
         dc.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("mean", value) for value in (np.nan, np.inf, 1e300)),
+        *(("std", value) for value in (0.0, -1.0, np.nan, np.inf, 1e-320)),
+    ],
+)
+def test_an_impossible_normalisation_is_refused(
+    name: str, value: float, short_run: Path, tmp_path: Path
+) -> None:
+    shutil.copy(short_run / "weights.h5", tmp_path)
+    with h5py.File(tmp_path / "weights.h5", "r+") as file:
+        file.attrs[name] = [value]
+    with pytest.raises(dc.InputError, match=r"weights\.h5: .*finite") as caught:
+        dc.load(tmp_path)
+    assert f"{(value,)}" in str(caught.value)
+
+
+def test_a_constant_channel_beside_others_is_loaded() -> None:
+    model = nn.Sequential([nn.Flatten(), nn.Dense(2)])
+    weights = model.allocate((2, 3, 3)).named()
+    network = dc.Network(
+        model, weights, image_shape=(2, 3, 3), mean=(0, 0.5), std=(0, 1), class_names="ab"
+    )
+    assert np.allclose(network.predict(np.ones((1, 3, 3, 2), np.uint8)), 0.5)
+
+
 def test_only_a_run_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(dc.InputError, match=r"not a run directory.*weights\.h5"):
         dc.load(tmp_path)
@@ -200,6 +227,8 @@ def test_only_a_run_is_accepted(tmp_path: Path) -> None:
     [
         (np.zeros((2, 28, 28)), "uint8"),
         (np.zeros((2, 30, 28), np.uint8), "resize"),
+        (np.zeros((2, 28, 28, 3), np.uint8), "convert them to gray"),
+        (np.zeros((28, 28, 3), np.uint8), "convert them to gray"),
         (np.zeros((2, 3, 28, 28), np.uint8), "N, 28, 28, 1"),
         ([[1, 2], [3]], "not an array"),
         ("digit.png", "give arrays of pixels"),

@@ -18,9 +18,6 @@ from distcnn.datasets.importers.splits import cut, order_of, with_validation
 from distcnn.datasets.writer import Split, chunk_examples, write_dataset
 from distcnn.errors import InputError
 
-OF_ARRAYS = ("image_size", "layout", "transpose", "scale")
-OF_PICTURES = ("size", "grayscale", "background", "class_order")
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -95,11 +92,6 @@ def prepare(source: Source, options: Options, notify: Notify) -> Prepared:
     labels = {split: part.labels for split, part in examples.items()}
     codes, names = encode(labels, source.classes, options.class_names, notify)
     form = None
-    what, flags = ("image files", OF_ARRAYS) if source.in_form else ("arrays", OF_PICTURES)
-    for flag in flags:
-        if getattr(options, flag) != getattr(Options, flag):
-            flag = flag.replace("_", "-")
-            raise InputError(f"--{flag} has no effect on {what}: leave it out")
     if not source.in_form:
         stacks = [part.images for part in examples.values()]
         form = find_form(stacks, options, source.transposed, notify)

@@ -65,8 +65,6 @@ class Layout:
 
 def read_csv(paths: Sequence[Path], options: Options) -> Source:
     """CSV files as a source; their names, or a column, may say which split they are."""
-    if options.images or options.test_images:
-        raise InputError("--images and --test-images have no effect on CSV files: leave them out")
     parts: dict[str, list[Examples]] = {}
     notes = []
     for path in paths:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from distcnn.datasets.hdf5 import SPLITS, by
 from distcnn.datasets.importers.source import Examples, Rows, Source, damage_named, require_room
 from distcnn.errors import InputError
-from distcnn.system.files import open_named
+from distcnn.system.files import explaining, open_named
 
 UNSIGNED_BYTE = 8
 MAX_DIMENSIONS = 4
@@ -148,7 +148,8 @@ def find_idx(folder: Path, split: str, part: str) -> list[Path]:
     pattern = name_pattern(split, part)
 
     def matching(place: Path) -> list[Path]:
-        entries = sorted(place.iterdir(), reverse=True) if place.is_dir() else []  # .gz first
+        with explaining(f"{place} cannot be read", "check its permissions"):
+            entries = sorted(place.iterdir(), reverse=True) if place.is_dir() else []  # .gz first
         return [path for path in entries if pattern.fullmatch(path.name)]
 
     places = (folder, *matching(folder), folder / "raw", folder / "MNIST/raw")

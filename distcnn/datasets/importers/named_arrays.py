@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from distcnn.datasets.importers.source import (
     ArrayStack,
     Examples,
     Options,
+    Rows,
     Source,
     as_text,
     join,
@@ -68,6 +69,17 @@ class NamedArray:
     @property
     def is_text(self) -> bool:
         return self.dtype.kind in "SUO"
+
+    def part(self, start: int, stop: int) -> Array:
+        """Some rows."""
+        return self.read(slice(start, stop)) if self.read else self.load()[start:stop]
+
+    def rows(self, indices: Rows) -> Array:
+        return np.stack([self.part(index, index + 1)[0] for index in indices])
+
+    def pieces(self, most: int) -> Iterator[Array]:
+        for start in range(0, self.shape[0], most):
+            yield self.part(start, start + most)
 
     def meaning(self, table: Mapping[str, str]) -> str:
         """What the words of the name mean, the last part of it first; empty if nothing."""

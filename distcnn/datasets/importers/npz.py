@@ -76,6 +76,8 @@ def _named(
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0
         shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its shape is {shape}")
     needed = math.prod(shape) * dtype.itemsize
     if size is not None and needed > size and not dtype.hasobject:
         raise InputError(f"{shown} claims {needed:,} bytes, but only {size:,} are there: damaged")

@@ -73,6 +73,8 @@ def find_form(
             raise InputError(
                 f"images of {by(stored)} and {by(stack.shape[1:])}: all must have the same size"
             )
+    if 0 in stored:
+        raise InputError(f"images have shape {stored}, so they have no pixels: give others")
     shape, channels_first = _layout(stored, options, notify)
     if math.prod(shape) > MAX_IMAGE_BYTES:
         raise InputError(

@@ -52,6 +52,17 @@ READERS: dict[str, Callable[[Sequence[Path], Options, Notify], Source]] = {
     HDF5: lambda paths, options, _: read_hdf5(paths, options),
     PARQUET: read_parquet,
 }
+OF_ARRAYS = {"image_size", "layout", "transpose", "scale"}
+OF_NAMED = OF_ARRAYS | {"images", "labels", "test_images", "test_labels"}
+OF_PICTURES = {"size", "grayscale", "background"}
+USED = dict.fromkeys((NUMPY, MAT, MAT_73, HDF5), OF_NAMED) | {
+    FOLDER: OF_PICTURES | {"class_order"},
+    PARQUET: OF_PICTURES | {"images", "labels"},
+    CSV: OF_ARRAYS | {"labels"},
+    CIFAR: OF_ARRAYS | {"coarse"},
+    IDX: OF_ARRAYS,
+}
+"""Which of the options say something about each format."""
 KNOWN = "IDX, .npz, .npy, CSV, .mat, HDF5, Parquet, CIFAR's archives, or folders of images"
 
 
@@ -72,15 +83,15 @@ def read_source(paths: Sequence[Path], options: Options, notify: Notify) -> Sour
             f"{paths[1]}: name one folder or archive of {kind.removeprefix('a folder of ')}"
         )
     has_names = kind not in (FOLDER, IDX, CIFAR)
-    if (options.images or options.labels) and not has_names:
-        raise InputError(f"--images and --labels have no effect on {kind}: leave them out")
-    if options.coarse and kind != CIFAR:
-        raise InputError(f"--coarse has no effect on {kind}: leave it out")
     if kind == PICKLE:
         raise InputError(
             f"{paths[0]} is {PICKLE_KIND}: of pickles, only a whole folder cifar-10-batches-py or"
             " cifar-100-python is read; save the arrays of others with numpy.savez"
         )
+    for flag in sorted(set().union(*USED.values()) - USED[kind]):
+        if getattr(options, flag) != getattr(Options, flag):
+            flag = flag.replace("_", "-")
+            raise InputError(f"--{flag} has no effect on {kind}: leave it out")
     if paths[0].is_dir() and has_names:
         paths = _files_in(paths[0])
     with damage_named(first_few(paths)):

@@ -15,6 +15,7 @@ import pytest
 
 from distcnn.datasets import HDF5Dataset, read_info
 from tests.conftest import ROOT, SERIAL, clean_environment
+from tests.support.image_sets import make_arrays, write
 
 MNIST = ROOT / "data/mnist.h5"
 RNG = np.random.default_rng(0)
@@ -44,27 +45,28 @@ def test_a_set_is_made_and_trained_on(tmp_path: Path, source: Path, command: lis
 
 
 def test_a_refusal_is_one_line_and_keeps_the_older_file(tmp_path: Path, source: Path) -> None:
-    output = tmp_path / "out.h5"
-    output.write_bytes(b"older")
+    output = write(tmp_path / "out.h5", make_arrays())
+    older = output.read_bytes()
     flags = ["--output", str(output), "--class-names", "a,b"]
     done = SERIAL.run(1, "-m", "distcnn.convert", str(source), *flags)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert [path.read_bytes() for path in tmp_path.glob("*out.h5*")] == [b"older"]
+    assert [path.read_bytes() for path in tmp_path.glob("*out.h5*")] == [older]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupted_conversion_keeps_the_older_file(tmp_path: Path, number: int) -> None:
-    source, output = tmp_path / "in.npz", tmp_path / "out.h5"
+    source, output = tmp_path / "in.npz", write(tmp_path / "out.h5", make_arrays())
+    older = output.read_bytes()
     images = np.zeros((300_000, 16, 16), np.uint8)
     images[:, 0, 0] = 255
     np.savez(source, X=images, y=np.arange(len(images)) % 10)
-    output.write_bytes(b"older")
     process = subprocess.Popen(
         [sys.executable, "-m", "distcnn.convert", str(source), "--output", str(output)],
         cwd=ROOT,
         env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # CI may ignore it
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.h5*")) and time.monotonic() < deadline:
@@ -72,7 +74,7 @@ def test_an_interrupted_conversion_keeps_the_older_file(tmp_path: Path, number: 
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert output.read_bytes() == b"older"
+    assert output.read_bytes() == older
     if number != signal.SIGKILL:
         assert not list(tmp_path.glob(".out.h5*"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,31 @@ def test_on_paper_it_is_light_and_whole(chromium: Any, page: Path) -> None:
     )
     hidden = "return [...document.querySelectorAll('details table')].filter((t) => !t.offsetHeight)"
     assert chromium.execute_script(hidden) == []
+    show(chromium, page, width=680)
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    chromium.execute_script(OPEN_ALL)
+    beside = """const boxes = [...document.querySelectorAll('.chart table')].map(
+        (t) => t.getBoundingClientRect());
+        return boxes.slice(1).filter((box, i) => box.top < boxes[i].bottom).length"""
+    assert chromium.execute_script(beside) == 0, "the tables of several runs are wide"
+
+
+def test_a_shadow_shows_where_a_table_is_cut_off(chromium: Any, page: Path) -> None:
+    from PIL import Image
+
+    def edge() -> set[Any]:
+        """The colours of the right edge of the first table."""
+        box = chromium.find_element("css selector", "#results .scroll")
+        image = Image.open(io.BytesIO(box.screenshot_as_png)).convert("RGB")
+        return {image.getpixel((image.width - 2, row)) for row in range(2, 20)}
+
+    show(chromium, page, 360)
+    captions = """return [...document.querySelectorAll('caption span')].filter(
+        (e) => e.offsetWidth > e.closest('.scroll').clientWidth).length"""
+    assert chromium.execute_script(captions) == 0
+    assert (255, 255, 255) not in edge()
+    chromium.execute_script("document.querySelector('#results .scroll').scrollLeft = 9999")
+    assert edge() == {(255, 255, 255)}
 
 
 def test_hostile_names_are_text(chromium: Any, hostile_page: Path) -> None:

@@ -191,24 +191,29 @@ import os
 import sys
 
 from distcnn import train, verify
+from distcnn.errors import InputError
+from distcnn.interop import read_foreign
+from distcnn.report.__main__ import main as report
 
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid({NOBODY})
     os.setuid({NOBODY})
 run = sys.argv[1]
+if "reports" in sys.argv:
+    print(json.dumps([report([run]), report(["--trace", run + "/trace.json"])]))
+    try:
+        read_foreign(run)
+    except InputError as error:
+        sys.exit(str(error))
 commands = [train.main(["--resume", run, *flags]) for flags in ([], ["--epochs", "4"], ["--break-at-step", "5"])]
 print(json.dumps([*commands, verify.main([run, "--from-step", "5"])]))
 """  # noqa: E501
 
 
-@pytest.mark.parametrize("closed", ["run", "run/checkpoints", "."])
-def test_a_folder_that_may_not_be_read_is_bad_input(closed: str, private: Path) -> None:
-    before = content(private)
-    folder = private.parent / closed
-    folder.chmod(0)
-    done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, str(private)],
+def as_nobody(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -217,6 +222,14 @@ def test_a_folder_that_may_not_be_read_is_bad_input(closed: str, private: Path) 
         cwd=ROOT,
         env=clean_environment(),
     )
+
+
+@pytest.mark.parametrize("closed", ["run", "run/checkpoints", "."])
+def test_a_folder_that_may_not_be_read_is_bad_input(closed: str, private: Path) -> None:
+    before = content(private)
+    folder = private.parent / closed
+    folder.chmod(0)
+    done = as_nobody(private)
     folder.chmod(0o700)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [2, 2, 2, 2]
@@ -224,3 +237,14 @@ def test_a_folder_that_may_not_be_read_is_bad_input(closed: str, private: Path) 
     assert len(lines) == 4
     assert all(str(private) in line for line in lines)
     assert content(private) == before
+
+
+@pytest.mark.parametrize("closed", ["run", "."])
+def test_reports_and_initial_weights_refuse_it_too(closed: str, private: Path) -> None:
+    folder = private.parent / closed
+    folder.chmod(0)
+    done = as_nobody(private, "reports")
+    assert (done.returncode, json.loads(done.stdout)) == (1, [2, 2]), done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert all(str(private) in line for line in lines)

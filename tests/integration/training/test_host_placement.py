@@ -23,7 +23,8 @@ def test_hosts_are_described_by_their_ranks() -> None:
 def test_a_wrong_number_of_threads_is_refused(threads: str, serial: Launcher) -> None:
     done = serial.run(1, "-m", "distcnn.train", f"--threads-per-rank={threads}")
     assert done.returncode == 2
-    assert f"--threads-per-rank is {threads}: it must be at least 1, or auto" in done.stderr
+    what = f"is {threads}: it must be at least 1, or auto" if threads else "is empty"
+    assert f"--threads-per-rank {what}" in done.stderr
 
 
 def test_the_number_that_auto_chose_is_the_runs(

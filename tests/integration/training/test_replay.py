@@ -59,6 +59,20 @@ def test_steps_of_which_nothing_is_recorded_are_refused(
         replay(checked, None, first, last, Communicator(), print)
 
 
+def test_a_missing_image_set_is_refused_and_not_made(
+    checked_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even MNIST, which training would prepare."""
+    text = (checked_copy / "receipt.jsonl").read_text()
+    recorded = receipt(checked_copy)[0]["configuration"]["data"]
+    (checked_copy / "receipt.jsonl").write_text(text.replace(recorded, "data/mnist.h5"))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"data/mnist\.h5, which is not there.*--data"):
+        replay(checked_copy, None, 0, None, Communicator(), print)
+    assert not list((tmp_path / "empty").iterdir())
+
+
 def test_without_checkpoints_it_begins_at_the_first_step(checked_copy: Path) -> None:
     shutil.rmtree(checked_copy / "checkpoints")
     assert replay(checked_copy, None, 8, None, Communicator(), print).from_step == 0

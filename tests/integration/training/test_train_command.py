@@ -225,6 +225,7 @@ def test_images_too_small_for_the_network_are_refused(tmp_path: Path) -> None:
     line = refuse(tmp_path, "--data", str(path))
     assert "model 'lenet' does not fit images of 1x24x8" in line
     assert "conv2: a window of kernel_size 5x5 is larger than its padded input of 10x2" in line
+    assert "--model mlp" in line
 
 
 @pytest.mark.parametrize("output", ["/proc/run", "{folder}/file/run", "{folder}/file", "x" * 300])

@@ -15,7 +15,7 @@ import pytest
 import distcnn as dc
 from distcnn.checkpoints.weights import read_weights
 from distcnn.datasets.holdout import choose_rows
-from distcnn.models import tutorial
+from distcnn.models import MODELS, tutorial
 from tests.conftest import SERIAL, MakeImageSet, as_flags, slow
 from tests.support.training_fixtures import (
     EXIT_STOPPED,
@@ -327,7 +327,7 @@ def test_a_network_that_learns_nothing_is_found_on_the_validation_set(
         hidden = dc.nn.Dense(8, weight_initialiser=dc.nn.zeros)
         return dc.nn.Sequential([dc.nn.Flatten(), hidden, dc.nn.ReLU(), dense])
 
-    monkeypatch.setattr("distcnn.models.MODELS", {"zero": zero})
+    monkeypatch.setitem(MODELS, "zero", zero)
     said = train_in_process(image_set(), model="zero", validation=40)
     assert any("the network puts all 40 validation images into class" in line for line in said)
 

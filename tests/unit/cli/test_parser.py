@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-from distcnn import export, verify
+from distcnn import convert, export, verify
 from distcnn.benchmark import __main__ as of_benchmark
 from distcnn.cli.parser import Parser, advice
 from distcnn.config_parsing import CONFIG_FLAGS, make_parser, parse_request
@@ -98,6 +99,28 @@ def test_other_commands_guess_too(parser: Parser, wrong: str, guess: str) -> Non
 def test_what_is_named_without_a_flag(command: ModuleType, flag: str, told: str) -> None:
     with pytest.raises(InputError, match=f"{flag}: name {told}"):
         command.make_parser().parse_args(["a", "b", flag, "c"])
+
+
+@pytest.mark.parametrize(
+    ("parse", "words", "named"),
+    [
+        *(
+            (parse_request, words, words[0].rstrip("="))
+            for words in (["--freeze", ""], ["--freeze="], ["--map", ""], ["--data", ""])
+        ),
+        (parse_request, ["--seed", "1", "--resume", ""], "--resume"),
+        (of_predict.make_parser().parse_args, ["runs/a", ""], "a name"),
+        (of_evaluate.make_parser().parse_args, ["runs/a", "--data", ""], "--data"),
+        (convert.make_parser().parse_args, ["", "--output", "a.h5"], "a name"),
+        (convert.make_parser().parse_args, ["a.npz", "--output", ""], "--output"),
+        (of_scaling.parse, ["--data", ""], "--data"),
+    ],
+)
+def test_an_empty_name_is_refused(
+    parse: Callable[[list[str]], object], words: list[str], named: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{named} is empty"):
+        parse(words)
 
 
 def test_benchmark_and_scaling_guess_at_flags_of_training() -> None:

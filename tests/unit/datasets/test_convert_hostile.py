@@ -5,17 +5,12 @@ output, no code run, no memory taken.
 from __future__ import annotations
 
 import gzip
-import io
 import os
-import pickle
 import struct
-import tarfile
-import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -25,12 +20,9 @@ import pytest
 import scipy.io
 from numpy.typing import NDArray
 
-from distcnn.datasets.importers.pickled import unpickled
-from distcnn.errors import InputError
-from tests.support.converting import output_beside, refused, run
+from tests.support.converting import MEBIBYTE, Evil, output_beside, refused, refused_cheaply, run
 
 ToIdx = Callable[[NDArray[np.integer]], bytes]
-MEBIBYTE = 2**20
 IMAGES, LABELS = np.arange(480, dtype=np.uint8).reshape(20, 4, 6), np.arange(20) % 2
 
 
@@ -40,17 +32,6 @@ def npz(tmp_path: Path) -> Path:
     path.parent.mkdir()
     np.savez(path, images=IMAGES, labels=LABELS)
     return path
-
-
-def refused_cheaply(*arguments: Any, most: int = 40 * MEBIBYTE) -> str:
-    tracemalloc.start()
-    try:
-        said = refused(*arguments)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < most
-    return said
 
 
 # -- not a source
@@ -129,6 +110,24 @@ def test_an_output_that_cannot_be_written_is_said_first(npz: Path, output: str) 
     assert out == "" or "a" * 300 in output  # the system alone knows how long a name may be
 
 
+@pytest.mark.parametrize("name", ["text.csv", "photo.jpg", "weights.h5"])
+def test_only_an_image_set_is_replaced(npz: Path, tmp_path: Path, name: str) -> None:
+    output = tmp_path / name
+    if name == "weights.h5":
+        with h5py.File(output, "w") as file:
+            file["conv1.weight"] = np.ones(3)
+    else:
+        output.write_text("mine")
+    before = output.read_bytes()
+    code, _, error = run([npz, "--output", output])
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"{output} is there" in error
+    assert output.read_bytes() == before
+    output.unlink()
+    for _ in range(2):
+        assert run([npz, "--output", output])[0] == 0
+
+
 def test_a_name_that_is_too_long_is_one_line(npz: Path) -> None:
     long = npz.parent / ("a" * 300)
     assert "cannot be read" in refused(long)
@@ -156,7 +155,8 @@ def test_a_preview_that_cannot_be_drawn_is_refused_before_the_work(npz: Path, va
 
 def test_a_failure_leaves_the_older_file(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = output_beside(npz)
-    output.write_bytes(b"older")
+    assert run([npz, "--output", output])[0] == 0
+    older = output.read_bytes()
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -164,7 +164,7 @@ def test_a_failure_leaves_the_older_file(npz: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("distcnn.datasets.writer.leaves_of", interrupted)
     code, _, err = run([npz, "--output", output])
     assert (code, err) == (130, "distcnn.convert: interrupted\n")
-    assert [path.read_bytes() for path in output.parent.glob(f"*{output.name}*")] == [b"older"]
+    assert [path.read_bytes() for path in output.parent.glob(f"*{output.name}*")] == [older]
 
 
 # -- NumPy
@@ -217,131 +217,6 @@ def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with_member(path, "images", header("(20, 2000, 2000)") + bytes(80_000_000))
     monkeypatch.setattr("distcnn.datasets.importers.source.free_memory", lambda: 2**24)
     assert "GiB of memory" in refused_cheaply(path)
-
-
-# -- pickles
-
-
-class Evil:
-    """Pickled as a call of ``open``, which makes a file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (str(self.marker), "w")
-
-
-def cifar(folder: Path, batch: bytes) -> Path:
-    folder.mkdir()
-    for name in (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch", "batches.meta"):
-        (folder / name).write_bytes(batch)
-    return folder
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, protocol: int) -> None:
-    marker = tmp_path / "ran"
-    batch = pickle.dumps({b"data": Evil(marker), b"labels": [0]}, protocol=protocol)
-    said = refused(cifar(tmp_path / "cifar", batch))
-    assert "open" in said
-    assert "may run code" in said
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"cbuiltins\neval\n(S'1/0'\ntR.",
-        b"cnumpy\nload\n(S'x'\ntR.",
-        b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.",
-        b"cnumpy\nndarray\n(K\x01tR.",  # an array that is never filled
-        b"\x80\x02cnumpy\ndtype\nU\x01OK\x00K\x01\x87R.",
-        b"\x80\x02" + b"N\x85" * 100_000 + b"}N\x85N\x86s.",
-        b"\x80\x02Nr\xff\xff\xff\x7f.",
-        b"\x80\x02(" + b"]" * 10 + b"t.",
-        b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",
-        b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",
-        b"\x80\x02\x82\x01.",
-        b"\x80\x02K\x01Q.",
-        b"\x80\x02}}\x8c\x01a}sb.",
-        b"\x80\xff.",
-        b"",
-        b".",
-        b"0.",
-    ],
-    ids=range(17),
-)
-def test_pickles_made_to_do_harm_are_refused(content: bytes) -> None:
-    tracemalloc.start()
-    try:
-        with pytest.raises(InputError) as caught:
-            unpickled(content, "x")
-        assert tracemalloc.get_traced_memory()[1] < 20 * MEBIBYTE
-    finally:
-        tracemalloc.stop()
-    assert "\n" not in str(caught.value)
-
-
-def test_arrays_of_objects_in_pickles_are_refused() -> None:
-    for array in (np.array([1, "a"], object), np.zeros(2, "i4,f4"), np.array(["a"])):
-        with pytest.raises(InputError):
-            unpickled(pickle.dumps({"data": array}, protocol=2), "x")
-
-
-def test_plain_pickles_are_read() -> None:
-    arrays = {"a": np.arange(6).reshape(2, 3), "b": np.asfortranarray(np.ones((2, 3), ">f4"))}
-    for protocol in range(2, 6):
-        found = unpickled(pickle.dumps({**arrays, "c": ["x", 1]}, protocol=protocol), "x")
-        assert np.array_equal(found["a"], arrays["a"])
-        assert np.array_equal(found["b"], arrays["b"])
-        assert found["c"] == ["x", 1] or protocol == 2
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]},
-        {b"data": np.zeros((1, 3072), np.float64), b"labels": [0]},
-        {b"data": np.zeros((1, 3), np.uint8), b"labels": [0]},
-        {b"data": [1], b"labels": [0]},
-        {b"data": np.zeros((1, 3072), np.uint8), b"labels": [2**70]},
-        {b"data": np.zeros((1, 3072), np.uint8), b"labels": "abc"},
-        {b"labels": [0]},
-        [1, 2],
-        {},
-    ],
-    ids=range(9),
-)
-def test_batches_of_another_form_are_refused(tmp_path: Path, batch: Any) -> None:
-    refused(cifar(tmp_path / "cifar", pickle.dumps(batch, protocol=2)))
-
-
-def test_binary_batches_of_another_length_are_refused(tmp_path: Path) -> None:
-    for name in ("train.bin", "test.bin"):
-        (tmp_path / name).write_bytes(bytes(3073))
-    assert "not rows of 3074" in refused(tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["bomb", "truncated", "link", "other", "twice"])
-def test_archives_made_to_do_harm_are_refused(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("distcnn.datasets.importers.cifar.MOST_BYTES", 4 * MEBIBYTE)
-    path = tmp_path / "in/cifar.tar.gz"
-    path.parent.mkdir()
-    with tarfile.open(path, "w:gz") as archive:
-        for name in ("c/data_batch_1.bin", "c/test_batch.bin", "c/test_batch.bin"):
-            member = tarfile.TarInfo(name if kind != "other" else "other.txt")
-            member.size = 3073
-            if kind == "link":
-                member.type, member.linkname, member.size = tarfile.SYMTYPE, "/etc/passwd", 0
-            if kind == "bomb":
-                member.size = 64 * MEBIBYTE
-            archive.addfile(member, io.BytesIO(bytes(member.size)))
-    if kind == "truncated":
-        path.write_bytes(path.read_bytes()[:-60])
-    refused_cheaply(path)
 
 
 # -- text
@@ -419,6 +294,15 @@ def test_mat_shapes_beyond_the_file_are_refused(tmp_path: Path) -> None:
     assert dimensions in content
     path.write_bytes(content.replace(dimensions, struct.pack("<iii", 2**30, 2**20, 6)))
     refused_cheaply(path)
+
+
+@pytest.mark.parametrize("size", [(0, 6), (4, 0)])
+def test_idx_without_pixels_is_refused(
+    tmp_path: Path, idx: ToIdx, idx_folder: Path, size: tuple[int, int]
+) -> None:
+    for file, count in (("train-images-idx3-ubyte.gz", 5), ("t10k-images-idx3-ubyte", 3)):
+        (idx_folder / file).write_bytes(idx(np.zeros((count, *size), np.uint8)))
+    assert "no pixels" in refused(idx_folder)
 
 
 def test_hdf5_that_was_never_written_is_refused(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def test_only_digits_with_mnists_statistics_are_like_mnist() -> None:
         (MNIST, np.full((50, 40), 255, np.uint8), ["faint", "inverted"]),
         (MNIST, np.zeros((28, 28), np.uint8), []),
         (MNIST, np.full((28, 28), 255, np.uint8), ["inverted"]),
-        (MNIST, np.zeros((28, 28, 3), np.uint8), ["color"]),
+        (MNIST, np.zeros((28, 28, 3), np.uint8), []),  # gray already
+        (MNIST, np.zeros((28, 28, 3), np.uint8) + np.uint8([9, 0, 0]), ["color"]),
     ],
 )
 def test_what_is_done_by_itself(fitting: Fitting, pixels: np.ndarray, remarks: list[str]) -> None:

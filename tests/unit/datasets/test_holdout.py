@@ -158,7 +158,7 @@ def test_a_part_knows_where_its_examples_are_in_the_file(image_set: MakeImageSet
 
 @pytest.mark.parametrize(
     ("wanted", "examples", "count"),
-    [(0.1, 60_000, 6000), (0.25, 203, 51), (75, 203, 75), (1, 203, 1)],
+    [(0.1, 60_000, 6000), (0.25, 203, 51), (75, 203, 75), (2, 203, 2)],
 )
 def test_fractions_are_rounded_to_whole_examples(wanted: float, examples: int, count: int) -> None:
     assert examples_to_hold_out(Config(validation=wanted), examples) == count
@@ -167,9 +167,9 @@ def test_fractions_are_rounded_to_whole_examples(wanted: float, examples: int, c
 @pytest.mark.parametrize(
     ("wanted", "examples", "text"),
     [
-        (203, 203, r"--validation 203 holds out 203 of 203 training examples: .* from 1 to 75"),
+        (203, 203, r"--validation 203 holds out 203 of 203 training examples: .* from 2 to 75"),
         (10**6, 203, "holds out 1,000,000 of 203"),
-        (76, 203, "leaves fewer than one global batch of 128: give a number from 1 to 75"),
+        (76, 203, "leaves fewer than one global batch of 128: give a number from 2 to 75"),
         (0.001, 203, "--validation 0.001 holds out 0 of 203"),
         (0.5, 128, "holds out 64 of 128 training examples, .*: use fewer --num-shards"),
     ],
@@ -179,9 +179,11 @@ def test_too_much_or_too_little_is_refused(wanted: float, examples: int, text: s
         examples_to_hold_out(Config(validation=wanted), examples)
 
 
-@pytest.mark.parametrize("wanted", [-0.1, -3, 1.5, float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("wanted", [-0.1, -3, 1.0, 1.5, float("nan"), float("inf"), 1e300])
 def test_only_fractions_and_whole_numbers_are_accepted(wanted: float) -> None:
-    with pytest.raises(InputError, match="a fraction below 1, or a whole number of examples"):
+    with pytest.raises(
+        InputError, match="a fraction below 1, or a whole number of at least 2 examples"
+    ):
         Config(validation=wanted)
 
 

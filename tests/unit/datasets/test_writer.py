@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from distcnn.datasets import Split, read_examples, read_info, write_dataset
 from distcnn.errors import InputError
 from tests.support.image_sets import Arrays, as_splits, assert_one_line_about, make_arrays, write
+from tests.support.limits import limited_file_size
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3)], ids=str)
@@ -155,6 +156,21 @@ def test_an_output_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path
         assert_one_line_about(path, raised)
     assert list(tmp_path.iterdir()) == [file]
     assert file.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("limit", [0, 100, 20_000, 200_000, 1_100_000])
+def test_a_full_disk_leaves_the_older_file_and_this_process(tmp_path: Path, limit: int) -> None:
+    """HDF5 crashes after a write that fails, so there must be none."""
+    path = tmp_path / "set.h5"
+    path.write_text("older")
+    arrays = make_arrays(train=1500, test=30)
+    with limited_file_size(limit), pytest.raises(InputError) as caught:
+        write(path, arrays)
+    assert "cannot be written" in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "older"
+    write(path, arrays)
+    assert read_info(path).examples == {"train": 1500, "test": 30}
 
 
 def test_a_folder_in_the_outputs_place_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 import distcnn as dc
 from distcnn.distributed import Communicator
-from distcnn.evaluate.__main__ import parse
+from distcnn.evaluate.__main__ import evaluate_command, parse
 from distcnn.evaluate.evaluation import Evaluated, evaluate
 from distcnn.evaluate.output import as_json, as_text, draw_mistakes, shortened, table
 from distcnn.score import Score
@@ -222,12 +222,29 @@ def test_the_picture_shows_the_worst(
     shape: tuple[int, ...], image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     pillow = pytest.importorskip("PIL.Image")
-    train(image_set(shape=shape), tmp_path / "run")
+    train(image_set(shape=shape), tmp_path / "run", size=68)
     draw_mistakes(found(tmp_path / "run"), str(tmp_path / "worst.png"))
     with pillow.open(tmp_path / "worst.png") as picture:
         assert picture.width > 1000
     with pytest.raises(dc.InputError, match="--picture"):
         draw_mistakes(found(tmp_path / "run"), str(tmp_path / "no" / "worst.png"))
+
+
+def test_without_mistakes_there_is_no_picture(
+    run: Path, image_set: MakeImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, worst = tmp_path / "right.h5", tmp_path / "worst.png"
+    shutil.copy(image_set(), data)
+    images, _ = dc.datasets.open(data).read("test")
+    with h5py.File(data, "r+") as file:
+        file["test/labels"][...] = dc.load(run).predict(images).argmax(axis=1)
+        del file.attrs["sha256"], file.attrs["blocks_sha256"]
+    with threadpool_limits(1):
+        evaluate_command(Communicator(), [str(run), "--data", str(data), "--picture", str(worst)])
+    shown = capsys.readouterr()
+    assert "no mistakes" in shown.out
+    assert str(worst) in shown.err
+    assert not worst.exists()
 
 
 def test_flags_are_checked_first(tmp_path: Path) -> None:
@@ -256,5 +273,7 @@ def test_a_run_of_arrays_asks_for_a_file(tmp_path: Path) -> None:
 
 def test_a_file_of_weights_is_called_what_it_is(run: Path) -> None:
     assert found(run / "weights-best.h5").weights == "best"
-    assert found(run / "weights.h5", weights="best").weights == "last"
+    assert found(run / "weights.h5").weights == "last"
+    with pytest.raises(dc.InputError, match="last step, not the best"):
+        found(run / "weights.h5", weights="best")
     assert found(run, weights="best").weights == "best"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import onnx
 import onnxruntime
@@ -186,6 +188,24 @@ def test_bad_input_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("test_accuracy", "x"), ("test_accuracy", [1, 2]), ("mean", [np.nan])]
+)
+def test_a_damaged_fact_is_one_line_and_nothing_is_written(
+    name: str, value: object, short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "weights.h5"
+    shutil.copy(short_run / "weights.h5", path)
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = value
+    assert main([str(path), str(tmp_path / "a.onnx")]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert str(path) in told
+    assert name in told
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failed_export_leaves_the_file_as_it_was(
     short_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,3 +227,10 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(dc.InputError, match=f"pip install {package.partition('.')[0]}"):
         export(short_run, tmp_path / name)
+
+
+def test_what_export_returns_is_shown_without_the_weights(short_run: Path, tmp_path: Path) -> None:
+    shown = repr(export(short_run, tmp_path / "x.npz"))
+    assert "x.npz" in shown
+    assert "array" not in shown
+    assert "\n" not in shown

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 import distcnn as dc
 from distcnn.datasets.inputs import Inputs, Source, find_inputs
 from distcnn.distributed import Communicator
+from distcnn.interop import export
 from distcnn.predict import prediction
 from distcnn.predict.__main__ import parse, predict_command
 from distcnn.predict.prediction import MOST_MICROBATCHES, shares
@@ -147,6 +150,8 @@ def broken(name: str, path: Path) -> Path:
         "pickled": np.array([{}], dtype=object),
         "channels": np.zeros((3, 28, 28, 4), np.uint8),
         "none": np.zeros((0, 28, 28), np.uint8),
+        "height": np.zeros((2, 0, 28), np.uint8),
+        "width": np.zeros((2, 28, 0), np.float32),
         "scale": np.linspace(-9, 9, 3 * 784).reshape(3, 28, 28),
     }
     file = path / f"{name}.npz"
@@ -164,6 +169,8 @@ def broken(name: str, path: Path) -> Path:
         ("pickled", "may run code"),
         ("channels", "4 channels"),
         ("none", "has no images"),
+        ("height", "no pixels"),
+        ("width", "no pixels"),
         ("scale", "--scale"),
         ("unclear", "not clear which"),
     ],
@@ -177,6 +184,35 @@ def test_a_file_that_does_not_fit_gets_one_line(
     assert told.count("\n") == 1, told
     assert name in told
     assert not printed.splitlines()[1:]
+
+
+def test_a_shape_below_zero_is_one_line(
+    short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (-3, 28, 28)}
+        np.lib.format.write_array_header_1_0(file, header)
+    code, _, told = run(capsys, short_run, tmp_path / "x.npy")
+    assert (code, told.count("\n")) == (2, 1)
+    assert "(-3, 28, 28)" in told
+
+
+@pytest.mark.parametrize("shape", [(10**12, 28, 28), (28, 28), (2, 0, 28)])
+def test_hdf5_that_holds_no_pixels_is_refused_at_once(
+    shape: tuple[int, ...], short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        chunks = (1, 28, 28) if len(shape) == 3 and all(shape) else None
+        file.create_dataset("test/images", shape=shape, dtype="u1", chunks=chunks)
+    code, printed, told = run(capsys, short_run, tmp_path / "x.h5")
+    assert (code, told.count("\n")) == (2, 1)
+    assert "never written" in told or "no pixels" in told
+    assert not printed.splitlines()[1:]
+
+
+def test_an_empty_name_is_not_the_current_folder(network: dc.Network) -> None:
+    with pytest.raises(dc.InputError, match="is empty"):
+        network.predict_files("")
 
 
 def test_a_damaged_part_of_a_file_leaves_the_other_images(
@@ -301,3 +337,29 @@ def test_eight_bits_stored_in_sixteen_are_kept(network: dc.Network, tmp_path: Pa
     Image.fromarray(IMAGES[0].astype(np.uint16)).save(tmp_path / "x.png")
     found = network.predict_files(tmp_path)
     np.testing.assert_array_equal(found.probabilities, network.predict(IMAGES[:1]))
+
+
+def test_the_weights_that_were_used_are_named(
+    short_run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, best = tmp_path / "weights.h5", tmp_path / "weights-best.h5"
+    for path in (last, best):
+        path.write_bytes((short_run / "weights.h5").read_bytes())
+    for given, flag, used in ((best, "last", "best"), (last, "last", "last"),
+                              (best, "best", "best"), (tmp_path, "best", "best")):  # fmt: skip
+        printed = run(capsys, given, folder, "--weights", flag, "--json")[1]
+        assert json.loads(printed)["weights"] == used
+    for use in (dc.load, lambda path, weights: export(path, tmp_path / "x.npz", weights=weights)):
+        with pytest.raises(dc.InputError, match=r"last step.*weights-best\.h5"):
+            use(last, weights="best")
+
+
+def test_no_array_is_kept_after_a_prediction(network: dc.Network, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", images=np.tile(IMAGES, (100, 1, 1)))
+    tracemalloc.start()
+    try:
+        network.predict_files(tmp_path / "x.npz")
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 2000 * 784 / 2
+    finally:
+        tracemalloc.stop()

@@ -47,6 +47,13 @@ def test_several_runs_differ_in_colour_and_kinds_in_dashes(make_records: MakeRec
     assert len({(key.colour, key.width) for key in many}) == 12
 
 
+def test_a_loss_over_many_decades_has_powers_of_ten_on_its_axis(make_records: MakeRecords) -> None:
+    [chart] = curve_charts([make_records("a", loss=[(0, 2.5), (9, 5e-5)])])
+    assert "log" in chart.title
+    values = [float(text) for text in re.findall(r">(\d[\d.e-]*)</text>", chart.svg)]
+    assert [value for value in values if 0 < value < 1] == [0.0001, 0.001, 0.01, 0.1]
+
+
 @pytest.mark.parametrize("loss", [0.0, -1.0, 1e-300, 1e300])
 def test_any_finite_number_can_be_drawn(loss: float, make_records: MakeRecords) -> None:
     assert len(curve_charts([make_records("a", loss=[(0, 1.0), (2**52, loss)])])) == 1

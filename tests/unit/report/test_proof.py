@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +14,12 @@ import distcnn as dc
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.report.__main__ import main
-from distcnn.report.compared import agreement
+from distcnn.report.compared import agreement, comparison
 from distcnn.report.inspection import inspect
-from distcnn.report.proof import changed_flags, ledger
+from distcnn.report.proof import commands, ledger
 from distcnn.report.records import RunRecords
+from distcnn.report.repetition import changed_flags
+from distcnn.training.receipt import Receipt
 from tests.unit.report.conftest import MakeRecords
 
 
@@ -50,6 +54,13 @@ def test_runs_are_compared_step_by_step(make_records: MakeRecords) -> None:
     other_seed = make_records("f", [weights(1, "q")])
     configured = [replace(one, config=Config()), replace(other_seed, config=Config(seed=1))]
     assert agreement(configured) == [], "as is to be expected"
+
+
+def test_what_no_run_has_is_not_compared(make_records: MakeRecords) -> None:
+    one, other = make_records("a", []), make_records("b", [], validation_accuracy=[(1, 0.5)])
+    for runs, is_shown in (([one, one], False), ([one, other], True)):
+        names = [row[0] for row in comparison(runs)[0].rows]
+        assert ("Validation accuracy" in names) == is_shown
 
 
 @pytest.mark.parametrize(
@@ -97,9 +108,23 @@ def test_a_run_is_looked_at_without_its_data(records: RunRecords, tmp_path: Path
 
 
 def test_a_page_says_that_the_image_set_is_missing(run: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    assert main([str(run), "--data", str(tmp_path / "none.h5"), "--output", str(page)]) == 0
+    page, copy = tmp_path / "page.html", tmp_path / "run"
+    shutil.copytree(run, copy)
+    result = json.loads((copy / "result.json").read_text())
+    result["dataset"]["path"] = str(tmp_path / "none.h5")
+    (copy / "result.json").write_text(json.dumps(result))
+    assert main([str(copy), "--output", str(page)]) == 0
     assert page.read_text().count("none.h5") >= 2
+
+
+def test_a_named_image_set_that_cannot_be_used_leaves_the_older_page(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("older")
+    assert main([str(run), "--data", str(tmp_path / "none.h5"), "--output", str(page)]) == 2
+    assert "none.h5" in capsys.readouterr().err
+    assert page.read_text() == "older"
 
 
 def test_the_test_set_is_scored_as_the_run_scored_it(records: RunRecords) -> None:
@@ -116,3 +141,17 @@ def test_a_page_that_cannot_be_written_is_one_line(
     for name in ("page.txt", "no/such/folder/page.html"):
         assert main([str(run), "--output", str(tmp_path / name)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_that_no_commands_repeat_names_the_replay(records: RunRecords) -> None:
+    assert records.receipt
+    assert records.config
+    start = records.receipt.starts[0]
+    resume = {**start, "kind": "resume", "step": 1}
+    config = start["configuration"]
+    for changes, is_repeatable in (({}, True), ({"epochs": 9}, True), ({"patience": 3}, False)):
+        line = {**resume, "configuration": {**config, **changes}}
+        changed = replace(records, receipt=Receipt([start, line]))
+        shown, note = commands(changed)
+        assert any("distcnn.train" in command for _, command in shown) == is_repeatable
+        assert ("python -m distcnn.verify" in note) != is_repeatable

@@ -15,6 +15,7 @@ import distcnn as dc
 from distcnn import nn, optim
 from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
+from distcnn.interop import read_foreign
 from distcnn.verify import main as verify
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import receipt, store_of
@@ -126,6 +127,7 @@ def test_a_head_of_other_classes_is_that_of_the_seed(
         ({"freeze": "conv9"}, ["conv9", "conv1.weight", "dense1.bias"]),
         ({"freeze": ["conv1", "relu1"]}, ["relu1"]),
         ({"freeze": "*"}, ["all parameters"]),
+        ({"freeze": " , "}, ["name what to freeze"]),
         ({"initial_weights": "none.npz"}, ["none.npz"]),
         ({"initial_weights": "{first}", "map": "conv1=conv7"}, ["conv7", "conv1.weight"]),
         ({"initial_weights": "{first}", "normalisation": "1,1/1,1"}, ["2 channels"]),
@@ -167,6 +169,17 @@ def test_the_normalisation_can_be_that_of_the_weights(
     ).fit(image_set(), max_steps=1, output=tmp_path / "kept")
     assert (kept.dataset.mean, kept.dataset.std) == ((0.25,), (0.5,))
     assert verify([str(tmp_path / "kept")]) == 0
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, 1e-320])
+def test_an_impossible_std_of_the_weights_is_refused(
+    value: float, first: Path, tmp_path: Path
+) -> None:
+    shutil.copy(first / "weights.h5", tmp_path)
+    with h5py.File(tmp_path / "weights.h5", "r+") as file:
+        file.attrs["std"] = [value]
+    with pytest.raises(InputError, match=rf"weights\.h5.*std .*{value}"):
+        read_foreign(tmp_path / "weights.h5")
 
 
 # -- resume and verify
@@ -283,6 +296,8 @@ def test_patterns_add_up() -> None:
         ["--normalisation", "weights"],
         ["--normalisation", "0.1"],
         ["--normalisation", "0.1/0"],
+        ["--normalisation", "0/1e-320"],
+        ["--normalisation", "1e300/1"],
         ["--normalisation", "0.1/nan"],
         ["--normalisation", "1,2/3"],
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,49 +15,52 @@ from distcnn.training.run_files import read_config
 from distcnn.training.time_left import TimeLeft
 from tests.conftest import MakeImageSet, as_flags
 
+Printed = Callable[..., list[str]]
 
+
+@pytest.fixture
 def printed(
-    data: Path, run: Path, capfd: pytest.CaptureFixture[str], *flags: str, **values: int
-) -> list[str]:
-    small = as_flags(model="tutorial", data=data, output=run, microbatch_size=8, epochs=2, **values)
-    assert train.main([*small, *flags]) == 0
-    said = capfd.readouterr()
-    assert said.err == ""
-    return said.out.splitlines()
+    image_set: MakeImageSet,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Printed:
+    """The lines of a small run in ``tmp_path / name``; even the shortest phases count as long."""
+    monkeypatch.setattr("distcnn.training.details.LEAST_SECONDS", 0)
+
+    def run(*flags: str, name: str = "run", **values: float) -> list[str]:
+        own = {"model": "tutorial", "microbatch_size": 8, "epochs": 2, **values}
+        small = as_flags(data=image_set(), output=tmp_path / name, **own)
+        assert train.main([*small, *flags]) == 0
+        said = capfd.readouterr()
+        assert said.err == ""
+        return said.out.splitlines()
+
+    return run
 
 
 def kinds(lines: list[str]) -> list[str]:
     return [line.split()[0] for line in lines]
 
 
-def test_every_line_of_an_epoch_says_how_long_it_took(
-    image_set: MakeImageSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    lines = printed(image_set(), tmp_path / "run", capfd, log_every=2)
+def test_every_line_of_an_epoch_says_how_long_it_took(printed: Printed) -> None:
+    lines = printed(log_every=2)
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert len(epochs) == 2
     assert all(line.rpartition(" took ")[2].endswith(" s") for line in epochs)
     assert {"model", "data", "ranks", "step", "weights"} <= set(kinds(lines))
 
 
-def test_quiet_keeps_warnings_and_the_result(
-    image_set: MakeImageSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    lines = printed(image_set(), tmp_path / "run", capfd, "--quiet", log_every=1)
+def test_quiet_keeps_warnings_and_the_result(printed: Printed, tmp_path: Path) -> None:
+    lines = printed("--quiet", log_every=1)
     assert lines[0].startswith("warning: the whole run is 8 steps")
     assert lines[1].startswith("test accuracy ")
     assert lines[-1] == f"results in {tmp_path / 'run'}"
     assert not {"step", "epoch", "model", "ranks"} & set(kinds(lines))
 
 
-def test_verbose_adds_layers_ranks_and_phases(
-    image_set: MakeImageSet,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("distcnn.training.details.LEAST_SECONDS", 0)
-    lines = printed(image_set(), tmp_path / "run", capfd, "--verbose")
+def test_verbose_adds_layers_ranks_and_phases(printed: Printed, image_set: MakeImageSet) -> None:
+    lines = printed("--verbose")
     text = "\n".join(lines)
     assert "conv1" in text
     assert f"images   {image_set().absolute()}, SHA-256 of the examples " in text
@@ -68,10 +72,10 @@ def test_verbose_adds_layers_ranks_and_phases(
 
 
 def test_they_belong_to_the_command_and_not_to_the_run(
-    image_set: MakeImageSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    printed: Printed, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name, flags in {"quiet": ["--quiet"], "verbose": ["--verbose"], "plain": []}.items():
-        printed(image_set(), tmp_path / name, capfd, *flags)
+        printed(*flags, name=name)
     plain, *others = (vars(read_config(tmp_path / name)) for name in ("plain", "quiet", "verbose"))
     for config in others:
         assert {**config, "output": plain["output"]} == plain
@@ -84,16 +88,9 @@ def test_they_exclude_each_other() -> None:
         parse_request(["--quiet", "--verbose"])
 
 
-def test_verbose_tells_evaluations_apart(
-    image_set: MakeImageSet,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("distcnn.training.details.LEAST_SECONDS", 0)
+def test_verbose_tells_evaluations_apart(printed: Printed) -> None:
     # At this rate the first evaluation is the best, so that the end has two tests.
-    flags = as_flags(validation=20, learning_rate=1e-9)
-    lines = printed(image_set(), tmp_path / "run", capfd, "--verbose", *flags)
+    lines = printed("--verbose", validation=20, learning_rate=1e-9)
     times = [line.partition(": ")[0][9:] for line in lines if "evaluation, " in line]
     validation, test = "evaluation, split validation", "evaluation, split test"
     assert times == [validation, validation, f"{test}, weights best", test]

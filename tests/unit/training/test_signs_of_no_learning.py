@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distcnn.models import MODELS
 from distcnn.nn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, he_normal, zeros
 from distcnn.nn.losses import GUESSING
 from distcnn.training.advice import sign_of_no_learning
@@ -25,7 +26,7 @@ def buried(
     return np.full(shape, -1000.0)
 
 
-MODELS = {
+OWN_MODELS = {
     "dead": lambda shape, classes: Sequential(
         [Conv2d(4, 3, bias_initialiser=buried), MaxPool2d(2), ReLU(), Flatten(), Dense(classes)]
     ),
@@ -45,7 +46,8 @@ MODELS = {
 
 @pytest.fixture(autouse=True)
 def _models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distcnn.models.MODELS", MODELS)
+    for name, model in OWN_MODELS.items():
+        monkeypatch.setitem(MODELS, name, model)
 
 
 def warnings_of(said: list[str]) -> list[str]:

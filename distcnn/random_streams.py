@@ -2,20 +2,19 @@
 
 In Philox (Salmon et al. 2011) a (key, counter) pair names a stream: that of any epoch and shard
 is available without drawing those before it. NumPy keeps the raw words of its bit generators for
-ever, but not what ``Generator`` makes of them (NEP 19). So ``PortableGenerator`` uses operations
-that IEEE 754 defines to the last bit (+, -, *, /, square root, scaling by powers of two), each a
-NumPy call of its own, so that no compiler fuses two into one rounding. Logarithm and cosine are
-polynomials of these, with errors of about 1e-15.
+ever, but not what ``Generator`` makes of them (NEP 19). So ``PortableGenerator`` uses only
+operations that IEEE 754 defines to the last bit (``distcnn.portable.functions``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from distcnn.portable.functions import cos_2pi, log_of_positive
 
 INITIALISE, SHUFFLE, SHUFFLE_WINDOWS, FOLDER_SPLIT, FOLDER_ORDER, LAYER = 1, 2, 3, 4, 5, 6
 HOLD_OUT = 7
@@ -30,9 +29,6 @@ Out = NDArray[np.floating] | None
 BLOCK = 16_384
 """Normal numbers computed at a time, so that intermediate arrays stay in the cache."""
 TO_FRACTION = 2.0**-53
-TWO_PI, LN_2, SQRT_HALF = 6.283185307179586, 0.6931471805599453, 0.7071067811865476
-ATANH_TERMS = [1.0 / k for k in range(23, 0, -2)]
-COSINE_TERMS = [1.0 / math.factorial(k) for k in range(20, -1, -2)]
 
 
 def generator(seed: int, purpose: int, *indices: int) -> np.random.Philox:
@@ -107,35 +103,10 @@ class PortableGenerator(np.random.Generator):
         for start in range(0, count, BLOCK):
             block = values[start : start + BLOCK]
             pairs = self._words(2 * len(block)).astype(np.float64).reshape(-1, 2)
-            radius = np.sqrt(log((pairs[:, 0] + 1.0) * TO_FRACTION) * -2.0)
+            radius = np.sqrt(log_of_positive((pairs[:, 0] + 1.0) * TO_FRACTION) * -2.0)
             np.multiply(radius, cos_2pi(pairs[:, 1] * TO_FRACTION), out=block)
         return values
 
 
 def _size(size: Size, *parameters: float) -> Size:
     return np.broadcast_shapes(*map(np.shape, parameters)) or None if size is None else size
-
-
-def log(x: Floats) -> Floats:
-    """Natural logarithm: ``log(m 2**e) = 2 atanh((m - 1) / (m + 1)) + e log 2``, m near 1."""
-    mantissa, exponent = np.frexp(x)
-    small = mantissa < SQRT_HALF
-    mantissa = np.where(small, mantissa * 2.0, mantissa)
-    s = (mantissa - 1.0) / (mantissa + 1.0)
-    return _polynomial(ATANH_TERMS, s * s) * (s * 2.0) + (exponent - small) * LN_2
-
-
-def cos_2pi(u: Floats) -> Floats:
-    """``cos(2 pi u)`` for 0 <= u <= 1, by its Taylor series in the first quadrant."""
-    from_half = np.abs(u - 0.5)
-    x = (0.25 - np.abs(from_half - 0.25)) * TWO_PI
-    return _polynomial(COSINE_TERMS, -(x * x)) * (1.0 - 2.0 * (from_half < 0.25))
-
-
-def _polynomial(terms: Sequence[float], z: Floats) -> Floats:
-    """By Horner's rule; ``terms`` from the highest power of ``z`` to the constant."""
-    p = np.full_like(z, terms[0])
-    for term in terms[1:]:
-        p *= z
-        p += term
-    return p

@@ -1,9 +1,9 @@
 """Elementary functions with the same bits on every machine.
 
-Only operations that IEEE 754 defines to the last bit are used: +, -, *, /, square root, comparisons,
-rounding to an integer and scaling by a power of two, each in binary64 and each a NumPy call of its
-own, so that no compiler fuses two into one rounding. The exp, log, tanh and cos of C libraries, of
-NumPy and of Python differ in their last bits between processors and versions.
+Only operations that IEEE 754 defines to the last bit are used (+, -, *, /, square root,
+comparisons, rounding to an integer, scaling by a power of two), each in binary64 and each a NumPy
+call of its own, so that no compiler fuses two into one rounding. The exp, log, tanh and cos of C
+libraries, of NumPy and of Python differ in their last bits between processors and versions.
 
 Arguments are arrays or numbers. Everything is computed in binary64; a float32 argument gives a
 float32 result, which is rounded once more.
@@ -154,7 +154,8 @@ def _twice_atanh(s: Floats) -> Floats:
 def _expm1(x: Floats) -> Floats:
     power, remainder = _split(x)
     below = _expm1_of_remainder(remainder)
-    return np.ldexp(below, power) + (np.ldexp(1.0, power) - 1.0)
+    result: Floats = np.ldexp(below, power) + (np.ldexp(1.0, power) - 1.0)
+    return result
 
 
 def _split(x: Floats) -> tuple[NDArray[np.int32], Floats]:

@@ -88,11 +88,13 @@ class TrainingStep:
             totals = self._sum_gradients(Position(step, epoch, step_of_epoch))
             self.failures.raise_first(totals)
             # The next step's sums reject values that overflow here.
-            with Span(spans.UPDATE), np.errstate(over="ignore", invalid="ignore"):
-                with self.lane.plan.parameters.changing() as values:
-                    self.updater.step(
-                        values, self.reducer.gradient, learning_rate, count=totals.examples
-                    )
+            parameters, gradient = self.lane.plan.parameters, self.reducer.gradient
+            with (
+                Span(spans.UPDATE),
+                np.errstate(over="ignore", invalid="ignore"),
+                parameters.changing() as values,
+            ):
+                self.updater.step(values, gradient, learning_rate, count=totals.examples)
         return totals
 
     def _sum_gradients(self, at: Position) -> Totals:

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # The rooms of the package (folders and files), from the ground up. A room imports only itself and
 # rooms of earlier rows; rooms in one row do not import each other.
 LAYERS = [
-    {"errors.py", "spans.py"},
+    {"errors.py", "spans.py", "portable"},
     {"system", "random_streams.py", "nn", "optim", "user_code.py"},
     {"plotting.py", "distributed", "checkpoints"},
     {"fault_tolerance"},
@@ -34,8 +34,9 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # Stricter than their row: the maths knows nothing of ranks, files or flags, and ranks know nothing
 # of layers.
 ONLY = {
-    "nn": {"errors", "spans", "nn"},
-    "optim": {"errors", "optim"},
+    "portable": {"portable"},
+    "nn": {"errors", "spans", "portable", "nn"},
+    "optim": {"errors", "portable", "optim"},
     "distributed": {"errors", "spans", "system", "distributed"},
 }
 # Third-party package: the only places that may import it.

@@ -33,7 +33,9 @@ class Case:
     def network(self) -> Network:
         layer = Conv2d(self.out_channels, self.kernel, stride=self.stride, padding=self.padding)
         network = planned([layer], self.input_shape, self.count, np.float64)
-        network.parameters.assign(np.random.default_rng(self.seed).standard_normal(network.values.shape))
+        network.parameters.assign(
+            np.random.default_rng(self.seed).standard_normal(network.values.shape)
+        )
         return network
 
     def images(self, rng: np.random.Generator) -> Array:

@@ -19,7 +19,7 @@ from distcnn.datasets.normalisation import is_normalisation
 from distcnn.distributed import SUMS
 from distcnn.errors import InputError
 from distcnn.models import MODELS
-from distcnn.nn import LOSSES
+from distcnn.nn import ARITHMETICS, LOSSES, NATIVE
 from distcnn.optim import OPTIMIZERS, SCHEDULES
 from distcnn.registry import OWN
 from distcnn.user_code import is_own, own_code
@@ -222,6 +222,12 @@ class Config:
         free=True,
     )
 
+    arithmetic: str = PARALLEL.field(
+        NATIVE,
+        "native (fastest; bits depend on processor, BLAS and NumPy) or portable (the same bits on"
+        " every machine, with any number of BLAS threads)",
+        one_of(*ARITHMETICS),
+    )
     num_shards: int = PARALLEL.field(
         8,
         "number of data shards, the upper limit for ranks; results depend on it, not on the number"

@@ -92,7 +92,12 @@ def model_name(model: Sequential | Model | str) -> str:
 
 
 def build_model(
-    name: str, input_shape: Shape, classes: int, microbatch_size: int, make: Model | None = None
+    name: str,
+    input_shape: Shape,
+    classes: int,
+    microbatch_size: int,
+    make: Model | None = None,
+    arithmetic: str = nn.NATIVE,
 ) -> nn.Plan:
     """A plan of a network for such images, float32; its parameters are zero.
 
@@ -107,7 +112,7 @@ def build_model(
                 f"model {name!r} returned a {type(model).__name__}: it must return a"
                 " distcnn.nn.Sequential"
             )
-        plan = model.plan(input_shape, microbatch_size, model.allocate(input_shape))
+        plan = model.plan(input_shape, microbatch_size, model.allocate(input_shape), arithmetic)
     except (Exception, SystemExit) as error:
         raise _explained(error, name, images) from error
     if plan.output_shape != (classes,):

@@ -13,12 +13,15 @@ from distcnn.nn.layer import Call, Layer, Parameter, RandomSource
 from distcnn.nn.losses import LOSSES, softmax_cross_entropy, squared_error
 from distcnn.nn.numpy_settings import numpy_settings
 from distcnn.nn.parameters import Parameters, glorot_uniform, he_normal, uniform, zeros
-from distcnn.nn.plan import Plan
+from distcnn.nn.plan import ARITHMETICS, NATIVE, PORTABLE, Plan
 from distcnn.nn.pooling import AvgPool2d, MaxPool2d
 from distcnn.nn.sequential import Sequential
 
 __all__ = [
+    "ARITHMETICS",
     "LOSSES",
+    "NATIVE",
+    "PORTABLE",
     "Activation",
     "AvgPool2d",
     "Call",

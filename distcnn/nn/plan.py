@@ -37,6 +37,9 @@ OUTPUT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, Dense)
 """Layers whose output the next layer may overwrite: backward does not read it again."""
 GRADIENT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, AvgPool2d, Dense)
 """Layers whose input gradient the layer before may overwrite: it is not read again either."""
+NATIVE, PORTABLE = ARITHMETICS = ("native", "portable")
+"""Native: as fast as the processor and its BLAS can, so bits depend on them. Portable: the same
+bits on every machine (``distcnn.portable``)."""
 METHODS = {"output_shape", "parameters", "forward", "backward"}
 """A subclass that defines one of these computes by itself, not by its base's kernel."""
 
@@ -81,6 +84,7 @@ class Plan:
 
     Attributes:
         parameters: the values, shared with other plans.
+        arithmetic: "native" or "portable".
         output_shape: of the logits, without the batch.
     """
 
@@ -90,9 +94,13 @@ class Plan:
         input_shape: Shape,
         microbatch_size: int,
         parameters: Parameters,
+        arithmetic: str = NATIVE,
         fused: bool = True,
     ) -> None:
         self.model, self.input_shape, self.parameters = model, input_shape, parameters
+        if arithmetic not in ARITHMETICS:
+            raise ValueError(f"arithmetic (={arithmetic!r}) must be native or portable")
+        self.arithmetic = arithmetic
         self.microbatch_size = as_count("microbatch_size", microbatch_size)
         given = {name: values.shape for name, values in parameters.named().items()}
         expected = {
@@ -188,7 +196,11 @@ class Plan:
 
     def unfused(self) -> Plan:
         """A plan with buffers of its own that runs one layer after another, with the same bits."""
-        return Plan(self.model, self.input_shape, self.microbatch_size, self.parameters, False)
+        return Plan(
+            *(self.model, self.input_shape, self.microbatch_size, self.parameters),
+            arithmetic=self.arithmetic,
+            fused=False,
+        )
 
     def _make_stages(self) -> Iterator[Stage]:
         index, named = 0, self.parameters.named().items()

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from distcnn.errors import ArgumentError, explained
 from distcnn.nn.layer import Layer, Parameter, Shape
 from distcnn.nn.parameters import Parameters
-from distcnn.nn.plan import Plan
+from distcnn.nn.plan import NATIVE, Plan
 
 MNIST_SHAPE = (1, 28, 28)
 AS_A_LIST = "write Sequential([first, second, ...]): the layers are one list"
@@ -107,9 +107,17 @@ class Sequential:
         """Parameters for inputs of ``input_shape``, drawn from ``rng`` in order."""
         return self.allocate(input_shape, dtype).draw(rng)
 
-    def plan(self, input_shape: Shape, microbatch_size: int, parameters: Parameters) -> Plan:
-        """A plan for inputs ``(*input_shape, microbatch_size)``: what runs the network."""
-        return Plan(self, tuple(input_shape), microbatch_size, parameters)
+    def plan(
+        self,
+        input_shape: Shape,
+        microbatch_size: int,
+        parameters: Parameters,
+        arithmetic: str = NATIVE,
+    ) -> Plan:
+        """A plan for inputs ``(*input_shape, microbatch_size)``: what runs the network.
+        ``arithmetic`` "portable" gives the same bits on every machine, "native" is faster.
+        """
+        return Plan(self, tuple(input_shape), microbatch_size, parameters, arithmetic)
 
     def summary(self, input_shape: Shape, microbatch_size: int) -> str:
         """Each layer with its output's shape and parameters, and the memory of a plan, as text. The

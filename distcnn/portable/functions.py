@@ -92,7 +92,8 @@ def tanh(x: Floats) -> Floats:
 def sigmoid(x: Floats) -> Floats:
     """1 / (1 + exp(-x)), computed from exp(-|x|), which cannot overflow."""
     e = exp(-np.abs(x))
-    return np.where(x < 0, e, 1.0) / (e + 1.0)
+    result: Floats = np.where(x < 0, e, 1.0) / (e + 1.0)
+    return result
 
 
 @_elementwise

@@ -128,7 +128,8 @@ def prepare_run(
     name, shape, size = config.model, info.image_shape, config.microbatch_size
     with Span(spans.BUILD_NETWORK):
         plan = together(
-            communicator, lambda: build_model(name, shape, info.classes, size, made.model)
+            communicator,
+            lambda: build_model(name, shape, info.classes, size, made.model, config.arithmetic),
         )
         sources = together(communicator, lambda: own_sources(*config.own_code.values()))
         consistency.same_model(sources, communicator)
@@ -156,7 +157,7 @@ def prepare_run(
     updater = made.optimizer.start(plan.parameters.values, trained)
 
     def make_lane() -> Lane:
-        another = plan.model.plan(shape, size, plan.parameters)
+        another = plan.model.plan(shape, size, plan.parameters, config.arithmetic)
         another.freeze(frozen)
         return Lane(another, Microbatch(shape, size, mean, std))
 

@@ -53,6 +53,8 @@ class Trainer:
         microbatch_size: examples that a shard contributes to a step; the global batch is
             ``num_shards`` times this.
         seed: of the first weights and of the order of examples.
+        arithmetic: ``"native"``, the fastest, whose bits depend on processor, BLAS and NumPy; or
+            ``"portable"``, the same bits on every machine.
         reduction: the sum of gradients: ``"exact"`` (same bits on any ranks) or ``"fast"`` (plain
             float32).
         overlap: ``"on"`` sums gradients during the backward pass, to the same bits; ``"auto"`` does
@@ -92,6 +94,7 @@ class Trainer:
         num_shards: int = 8,
         microbatch_size: int = 16,
         seed: int = 0,
+        arithmetic: Literal["native", "portable"] = "native",
         reduction: str = "exact",
         overlap: Literal["auto", "on", "off"] = "auto",
         gradient_limit: float = 65536.0,
@@ -122,6 +125,7 @@ class Trainer:
             steps = {"warmup_steps": self.schedule.warmup_steps, "cycle_epochs": cycle_epochs}
             sizes = {"num_shards": num_shards, "microbatch_size": microbatch_size, "seed": seed}
             sums = {"reduction": reduction, "overlap": overlap, "gradient_limit": gradient_limit}
+            sums |= {"arithmetic": arithmetic}
             start = {"initial_weights": str(initial_weights), "map": map}
             start |= {"normalisation": normalisation}
             start |= {"freeze": freeze if isinstance(freeze, str) else ",".join(freeze)}

@@ -59,8 +59,7 @@ class Replay:
     """Steps of ``run`` taken again from ``checkpoint``, or from the first one, and compared with
     what is recorded of them up to step ``last``. Every method is collective.
 
-    ``Different`` is raised on all ranks, at first when the checkpoint has other weights than the
-    receipt; unless the ``comparison`` is of a class that does not raise it.
+    ``Different`` is raised on all ranks, unless the ``comparison`` is of a class that does not.
     """
 
     def __init__(
@@ -79,14 +78,18 @@ class Replay:
             store = CheckpointStore(source.directory / CHECKPOINTS)
             self.state = together(run.communicator, lambda: restore_checkpoint(run, checkpoint))
             best = best_weights(run, self.state, store)
-        self.begun = begun = self.state.step
-        if line := receipt.weights_at(begun):
-            found = {**line, "parameters": parameter_hashes(run.parameters)}
-            if text := difference(line, found, THE_RECEIPT):
-                raise Different(f"step {begun}, in its checkpoint: {text}")
-        self.comparison = comparison(receipt, begun - self.state.epoch_end_pending, last, metrics)
+        self.begun = self.state.step
+        before = self.begun - self.state.epoch_end_pending
+        self.comparison = comparison(receipt, before, last, metrics)
         self._loop = Loop(run, self.state, self.comparison, best=best)
-        self._loop.change_config(for_replay(receipt.configuration_at(begun), source.data))
+        self._loop.change_config(for_replay(receipt.configuration_at(self.begun), source.data))
+
+    def compare_start(self) -> None:
+        """``Different`` when the weights to start from are not those in the receipt."""
+        if line := self._receipt.weights_at(self.begun):
+            found = {**line, "parameters": parameter_hashes(self.run.parameters)}
+            if text := difference(line, found, THE_RECEIPT):
+                raise Different(f"step {self.begun}, in its checkpoint: {text}")
 
     def go_to(self, step: int, end_epoch: bool) -> None:
         """Take the steps to ``step``; with ``end_epoch``, also close the epoch that ends there."""
@@ -131,17 +134,13 @@ def replay(
     last = receipt.last_step if to_step is None else to_step
     begun = checkpoint.step if checkpoint else 0
     run = prepare_replay(source, receipt, begun, communicator, say)
+    prepared = Replay(source, receipt, run, checkpoint, last, metrics)
     if problem:
         raise Different(problem)
-    prepared = Replay(source, receipt, run, checkpoint, last, metrics)
-    say(replaying(begun, last, communicator))
-    return prepared.finish()
-
-
-def replaying(begun: int, last: int, communicator: Communicator) -> str:
-    """A line for the user."""
     ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
-    return f"replaying steps {begun} to {last} on {ranks}"
+    say(f"replaying steps {begun} to {last} on {ranks}")
+    prepared.compare_start()
+    return prepared.finish()
 
 
 def prepare_replay(

@@ -130,10 +130,11 @@ def _replay_stretch(source: Source, receipt: Receipt, run: Run, stretch: Stretch
     directory, communicator = source.directory, run.communicator
     with Span(READ_RUN):
         begin, metrics, end, problem = on_root(communicator, lambda: _read(directory, stretch))
-    if problem:
-        raise Different(f"{stretch}: {problem}")
+    replay = Replay(source, receipt, run, begin, stretch.last, metrics)
     try:
-        replay = Replay(source, receipt, run, begin, stretch.last, metrics)
+        if problem:
+            raise Different(problem)
+        replay.compare_start()
         if end:
             is_open = parse_checkpoint(end).state.epoch_end_pending
             replay.go_to(stretch.last, end_epoch=not is_open)

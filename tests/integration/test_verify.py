@@ -69,6 +69,16 @@ def test_a_run_is_identical_on_any_ranks(
         assert_identical(tmp_path / "run", ranks=ranks)
 
 
+@pytest.mark.mpi
+def test_a_sample_is_identical_on_any_ranks(checked: Path) -> None:
+    printed = [
+        verify(checked, "--sample", "3", "--sample-seed", "1", ranks=ranks).stdout.splitlines()
+        for ranks in (1, 3)
+    ]
+    assert printed[0][1:] == printed[1][1:]
+    assert printed[0][-2].startswith("identical: 3 of 6 stretches, ")
+
+
 @pytest.mark.slow
 @pytest.mark.mpi
 def test_a_run_that_was_stopped_and_changed_is_identical(

@@ -6,6 +6,7 @@ import argparse
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import distcnn.cli.start
@@ -20,9 +21,16 @@ from distcnn.random_streams import MAX_SEED
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
 from distcnn.training.comparison import Different, problem_of_files
+from distcnn.training.parting import find_parting
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.replay import Replayed, Source, replay
 from distcnn.training.results import RESULT, SHA256SUMS
+from distcnn.training.run_comparison import (
+    compare_records,
+    differences_of_settings,
+    different_networks,
+    read_records,
+)
 from distcnn.training.run_files import Report
 from distcnn.training.sampling import plan_sample, replay_stretches
 from distcnn.user_code import TRUST_FLAG
@@ -48,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         ),
     )
     run = "run directory of distcnn.train, finished or not"
+    other = "another run: name the first step, parameter and layer at which the two part"
     begin = "begin at the last checkpoint up to step A (default 0)"
     end = "end after step B (default: the receipt's last)"
     sample = (
@@ -55,14 +64,17 @@ def make_parser() -> argparse.ArgumentParser:
         " (see --keep of distcnn.train)"
     )
     seed = "draw them from this seed, 0 to 2^64 - 1 (default: a new one, which is printed)"
+    records = "with RUN_B: compare what the runs recorded, and replay nothing"
     moved = "the image set, if it has moved; its content must be the same"
     model = "the model to replay with, such as the run's own package.module:function"
     trust = "import the package.module:function that the receipt names, and run its code"
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help=run)
+    parser.add_argument("other", type=Path, nargs="?", metavar="RUN_B", help=other)
     parser.add_argument("--from-step", type=int, metavar="A", help=begin)
     parser.add_argument("--to-step", type=int, metavar="B", help=end)
     parser.add_argument("--sample", type=int, metavar="K", help=sample)
     parser.add_argument("--sample-seed", type=int, metavar="S", help=seed)
+    parser.add_argument("--records-only", action="store_true", help=records)
     parser.add_argument("--data", metavar="FILE", help=moved)
     parser.add_argument("--model", metavar="NAME", help=model)
     parser.add_argument(TRUST_FLAG, action="store_true", help=trust)
@@ -72,6 +84,14 @@ def make_parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The flags, if they go together."""
     args = make_parser().parse_args(arguments)
+    of_one_run = args.sample, args.sample_seed, args.from_step, args.to_step
+    if args.other and any(value is not None for value in of_one_run):
+        raise InputError(
+            "two runs are compared from their beginnings: leave out --sample, --from-step and"
+            " --to-step"
+        )
+    if args.records_only and not args.other:
+        raise InputError("--records-only needs a second run, RUN_B")
     if args.sample is None:
         if args.sample_seed is not None:
             raise InputError("--sample-seed needs --sample K, the number of stretches to draw")
@@ -93,6 +113,9 @@ def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
     args = on_root(communicator, lambda: parse(arguments))
     source = Source(args.run, args.data, args.model, args.trust_model)
     with Watchdog(NAME, communicator):
+        if args.other:
+            other = replace(source, directory=args.other)
+            return verify_pair(source, other, args.records_only, communicator, say)
         try:
             if args.sample is not None:
                 lines = verify_sample(source, args.sample, args.sample_seed, communicator, say)
@@ -148,6 +171,46 @@ def verify_sample(
         f" {counted(checkpoints, 'checkpoint')})",
         f"not checked: {'; '.join(left)}",
     ]
+
+
+def verify_pair(
+    one: Source, other: Source, records_only: bool, communicator: Communicator, say: Report
+) -> int:
+    """Print where two runs part, and what differs between them; the exit code."""
+    with Span(READ_RUN):
+        first, second = on_root(
+            communicator, lambda: (read_records(one.directory), read_records(other.directory))
+        )
+    for records in (first, second):
+        say(f"{records.name}: {records.extent}")
+    same = "configuration, data, software and environment: no difference"
+    for line in differences_of_settings(first, second) or [same]:
+        say(line)
+    found, ends = (
+        compare_records(first, second),
+        (first.receipt.last_step, second.receipt.last_step),
+    )
+    if not (text := different_networks(first, second)) and found.part_at is None:
+        if ends[0] == ends[1] and found.compared:
+            say(f"identical: steps 0 to {ends[0]} ({found.text})")
+            return IDENTICAL
+        text = f"{first.name} ends at step {ends[0]}, {second.name} at step {ends[1]}"
+        text += f"; until then all that both recorded is the same ({found.text})"
+    if text:
+        say(f"different: {text}")
+        return DIFFERENT
+    assert found.part_at is not None
+    before = (
+        f"the same up to step {found.same_until}, but not" if found.compared else "not the same"
+    )
+    say(f"records: {before} at step {found.part_at}: {found.difference}")
+    if found.weights_part:
+        say(f"records: the first weights that differ: {found.weights_part}")
+    text = f"step {found.part_at}: {found.difference}"
+    if not records_only:
+        text = find_parting((one, other), (first, second), found, communicator, say)
+    say(f"different: {text}")
+    return DIFFERENT
 
 
 def check_files(run: Path, replayed: Replayed, communicator: Communicator) -> None:

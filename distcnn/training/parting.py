@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError
 from distcnn.nn import Plan, numpy_settings
 from distcnn.nn.layer import Array
-from distcnn.system.wording import counted
+from distcnn.system.wording import counted, first_few
 from distcnn.training.comparison import Different, Noting, read_metrics
 from distcnn.training.receipt import Receipt
 from distcnn.training.replay import Replay, Source, prepare_replay
@@ -99,6 +98,8 @@ def find_parting(
         return f"{recorded} (from the records; where the runs part, only replaying both can tell)"
     if shapes := different_shapes(one, other):
         return shapes
+    for line in _layers_of_one(one, other):
+        say(line)
     assert found.part_at is not None
     parting = replay_until_they_part(one, other, found.part_at, say)
     for each, problem in zip(records, parting.problems, strict=True):
@@ -137,6 +138,13 @@ def different_shapes(one: Prepared, other: Prepared) -> str:
     return ""
 
 
+def _layers_of_one(one: Prepared, other: Prepared) -> Iterator[str]:
+    """Lines on layers, such as one without parameters, that only one of the runs has."""
+    for side, without in ((one, other), (other, one)):
+        if alone := [name for name in side.run.model.names if name not in without.run.model.names]:
+            yield f"layers only in {side.name}: {first_few(alone)}"
+
+
 def replay_until_they_part(one: Prepared, other: Prepared, last: int, say: Report) -> Parting:
     """Replay both, from the latest checkpoint that is the same in both, to step ``last`` at most,
     and compare the weights after every step. Collective.
@@ -147,17 +155,16 @@ def replay_until_they_part(one: Prepared, other: Prepared, last: int, say: Repor
     begun = first.begun
     ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
     say(f"replaying both on {ranks}: from step {begun} on, to step {last} at most")
-    where = _different_weights(one.run, other.run)
-    if where:
-        where = f": they begin with other weights: {where}"
     step, replays = begun, (first, second)
+    where = _different_state(replays)
+    if where:
+        where = f": they begin with {where}"
     while step < last and not where:
         before = one.run.parameters.values.copy()
         where = _go_on(sides, replays, step + 1)
         step += 1
-        if not where and (parameter := _different_weights(one.run, other.run)):
-            explained = explain(one, other, step - 1, before)
-            where = f"{explained}; after the step, other weights: {parameter}"
+        if not where and (state := _different_state(replays)):
+            where = f"{explain(one, other, step - 1, before)}; after the step, {state}"
     problems = [first.comparison.problem, second.comparison.problem]
     if not where:
         for index, replay in enumerate(replays):
@@ -207,11 +214,21 @@ def _go_on(sides: tuple[Prepared, Prepared], replays: tuple[Replay, Replay], ste
     return ""
 
 
-def _different_weights(one: Run, other: Run) -> str:
-    """The first parameter with other bits, as text; empty if there is none."""
-    before, now = (run.parameters.named() for run in (one, other))
-    different = [name for name in before if gap(before[name], now[name])]
-    return first_and_more(different) if different else ""
+def _different_state(replays: tuple[Replay, Replay]) -> str:
+    """What differs between two states, as text: weights, optimizer or the latest loss."""
+    runs = [replay.run for replay in replays]
+    vectors = [{"weights": run.parameters.values} for run in runs]
+    for run, own in zip(runs, vectors, strict=True):
+        own |= run.training_step.updater.state
+    for name in vectors[0].keys() & vectors[1].keys():
+        before, now = (
+            run.parameters.named(own[name]) for run, own in zip(runs, vectors, strict=True)
+        )
+        if different := [
+            parameter for parameter in before if gap(before[parameter], now[parameter])
+        ]:
+            return f"other {name}: {first_and_more(different)}"
+    return "" if replays[0].last_loss == replays[1].last_loss else "another loss"
 
 
 def gap(one: AnyArray, other: AnyArray) -> str:
@@ -254,9 +271,7 @@ def explain(one: Prepared, other: Prepared, at: int, before: Array) -> str:
             f": the gradients are the same, but the learning rate is {rates[0]:.6g} in {one.name},"
             f" {rates[1]:.6g} in {other.name}"
         )
-    return (
-        ": the gradients are the same, but the optimizer's update differs (its settings or state)"
-    )
+    return ": the gradients are the same, but the optimizer's update differs: its settings or state"
 
 
 def _first_shard(one: Prepared, other: Prepared, at: int) -> tuple[int, str] | None:
@@ -267,25 +282,18 @@ def _first_shard(one: Prepared, other: Prepared, at: int) -> tuple[int, str] | N
         for side, shard in zip(sides, pair, strict=True):
             epoch, step_of_epoch = divmod(at, side.run.schedule.steps_an_epoch)
             shard.fill(side.run.training_step.lane.microbatch, epoch, step_of_epoch)
-        passes = [
-            _arrays(side, plan, at, shard.index)
-            for side, plan, shard in zip(sides, plans, pair, strict=True)
-        ]
         with numpy_settings():
-            for (what, array), (other_what, other_array) in zip_longest(
-                *passes, fillvalue=("nothing", np.zeros(0))
-            ):
-                if found := gap(array, other_array):
-                    if what != other_what:  # layers of other names
-                        what = f"{what} in {one.name}, and {other_what} in {other.name},"
+            first = {
+                what: array.copy() for what, array in _arrays(one, plans[0], at, pair[0].index)
+            }
+            for what, array in _arrays(other, plans[1], at, pair[1].index):
+                if what in first and (found := gap(first[what], array)):
                     return pair[0].index, f"{what} differs first: {found}"
     return None
 
 
 def _arrays(side: Prepared, plan: Plan, at: int, shard: int) -> Iterator[tuple[str, AnyArray]]:
-    """Every array of a shard's forward and backward, by the name that messages give it, each valid
-    until the next is asked for.
-    """
+    """Every array of a shard's forward and backward, each valid until the next is asked for."""
     training_step = side.run.training_step
     microbatch = training_step.lane.microbatch
     yield "the choice of examples", microbatch.chosen

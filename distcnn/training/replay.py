@@ -100,6 +100,11 @@ class Replay:
                 f"step {self.state.step}: the replay cannot continue: {error}"
             ) from error
 
+    @property
+    def last_loss(self) -> float:
+        """The mean loss of the latest step."""
+        return self._loop.last_loss
+
     def finish(self) -> Replayed:
         """Go to the last step, and compare all that is recorded of it."""
         receipt, last = self._receipt, self.last

@@ -11,7 +11,7 @@ from distcnn.config import as_flag
 from distcnn.system.files import read_bytes, reading
 from distcnn.system.wording import counted, first_few
 from distcnn.training.comparison import SPEED
-from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, read_receipt, whole_lines
+from distcnn.training.receipt import MALFORMED, Line, Receipt, read_receipt, whole_lines
 from distcnn.training.results import METRICS
 from distcnn.user_code import compare_sources
 
@@ -71,12 +71,9 @@ class RecordsCompared:
     @property
     def text(self) -> str:
         """What was compared."""
-        hashes, epochs = (self.compared.count(kind) for kind in ("weights", "epoch"))
-        others = len(self.compared) - hashes - epochs
-        return (
-            f"compared: {counted(hashes, 'weight hash')}, {counted(epochs, 'line')} on epochs,"
-            f" {counted(others, 'other line')}"
-        )
+        hashes = self.compared.count("weights")
+        others = counted(len(self.compared) - hashes, "other line")
+        return f"compared: {counted(hashes, 'weight hash')}, {others}"
 
 
 def compare_records(one: Records, other: Records) -> RecordsCompared:
@@ -85,7 +82,7 @@ def compare_records(one: Records, other: Records) -> RecordsCompared:
     agree: list[Key] = []
     part_at, text, weights = None, "", ""
     for key in sorted(first.keys() & second.keys()):
-        found = _difference(first[key], second[key], one.name, other.name)
+        found = _difference(first[key], second[key], (one.name, other.name))
         if not found and part_at is None:
             agree.append(key)
         elif found and part_at is None:
@@ -128,19 +125,19 @@ def _points(records: Records) -> dict[Key, Line]:
         found[line["step"], ORDER.index(line["kind"]), METRICS, since] = line
         since = line["step"]
     for line in records.receipt.lines:
-        if line["kind"] not in STARTS:
+        if line["kind"] in ORDER:
             found[line["step"], ORDER.index(line["kind"]), "receipt", 0] = line
     return found
 
 
-def _difference(one: Line, other: Line, name: str, other_name: str) -> str:
+def _difference(one: Line, other: Line, names: tuple[str, str]) -> str:
     """The first value that differs, as text; what only one has does not count."""
     before, now = one.get("parameters", {}), other.get("parameters", {})
-    if different := [parameter for parameter in before if before[parameter] != now[parameter]]:
+    if different := [name for name in before if before[name] != now.get(name)]:
         return f"other weights: {first_and_more(different)}"
-    for value in one.keys() & other.keys() - {SPEED, "parameters"}:
+    for value in [each for each in one if each in other and each not in (SPEED, "parameters")]:
         if one[value] != other[value]:
-            return f"{value} is {one[value]} in {name}, {other[value]} in {other_name}"
+            return f"{value} is {one[value]} in {names[0]}, {other[value]} in {names[1]}"
     return ""
 
 

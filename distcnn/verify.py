@@ -178,37 +178,31 @@ def verify_pair(
 ) -> int:
     """Print where two runs part, and what differs between them; the exit code."""
     with Span(READ_RUN):
-        first, second = on_root(
+        records = on_root(
             communicator, lambda: (read_records(one.directory), read_records(other.directory))
         )
-    for records in (first, second):
-        say(f"{records.name}: {records.extent}")
-    same = "configuration, data, software and environment: no difference"
-    for line in differences_of_settings(first, second) or [same]:
+    for each in records:
+        say(f"{each.name}: {each.extent}")
+    none = "configuration, data, software and environment: no difference"
+    for line in differences_of_settings(*records) or [none]:
         say(line)
-    found, ends = (
-        compare_records(first, second),
-        (first.receipt.last_step, second.receipt.last_step),
-    )
-    if not (text := different_networks(first, second)) and found.part_at is None:
-        if ends[0] == ends[1] and found.compared:
-            say(f"identical: steps 0 to {ends[0]} ({found.text})")
-            return IDENTICAL
-        text = f"{first.name} ends at step {ends[0]}, {second.name} at step {ends[1]}"
-        text += f"; until then all that both recorded is the same ({found.text})"
-    if text:
-        say(f"different: {text}")
-        return DIFFERENT
-    assert found.part_at is not None
-    before = (
-        f"the same up to step {found.same_until}, but not" if found.compared else "not the same"
-    )
-    say(f"records: {before} at step {found.part_at}: {found.difference}")
-    if found.weights_part:
-        say(f"records: the first weights that differ: {found.weights_part}")
-    text = f"step {found.part_at}: {found.difference}"
-    if not records_only:
-        text = find_parting((one, other), (first, second), found, communicator, say)
+    found, lengths = compare_records(*records), [each.receipt.last_step for each in records]
+    if networks := different_networks(*records):
+        text = networks
+    elif found.differing:
+        for line in found.lines():
+            say(line)
+        text = found.text
+        if not records_only:
+            text = find_parting((one, other), records, found, communicator, say)
+    elif not found.agreeing:
+        text = "there is no step of which both have recorded the weights or the loss"
+    elif lengths[0] == lengths[1]:
+        say(f"identical: steps 0 to {lengths[0]} ({found.compared})")
+        return IDENTICAL
+    else:
+        ends = (f"{each.name} ends at step {each.receipt.last_step}" for each in records)
+        text = f"{', '.join(ends)}; all that both recorded is the same ({found.compared})"
     say(f"different: {text}")
     return DIFFERENT
 

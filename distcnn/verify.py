@@ -141,7 +141,7 @@ def verify_steps(
     left = on_root(communicator, lambda: unchecked(source.directory, replayed))
     return [
         f"identical: steps {replayed.from_step} to {replayed.to_step}"
-        f" (compared: {compared([replayed])})",
+        f" (compared: {replayed.compared})",
         f"not checked: {'; '.join(left)}",
     ]
 
@@ -162,13 +162,10 @@ def verify_sample(
     left = on_root(communicator, lambda: unchecked(source.directory, replayed[-1], whole=True))
     if drawn < all_of:
         left.insert(0, f"the other {counted(all_of - drawn, 'stretch')}")
-    checkpoints = sum(each.ends_in_checkpoint for each in plan.drawn)
     share = f"{100 * plan.steps_drawn / plan.steps:.0f} %"
     return [
         f"identical: {drawn} of {counted(all_of, 'stretch')}, {plan.steps_drawn:,} of"
-        f" {counted(plan.steps, 'step')} ({share}), drawn with"
-        f" --sample-seed {seed} (compared: {compared(replayed)},"
-        f" {counted(checkpoints, 'checkpoint')})",
+        f" {counted(plan.steps, 'step')} ({share}), drawn with --sample-seed {seed}",
         f"not checked: {'; '.join(left)}",
     ]
 
@@ -214,13 +211,6 @@ def check_files(run: Path, replayed: Replayed, communicator: Communicator) -> No
             problem = on_root(communicator, lambda: problem_of_files(run, replayed.receipt, result))
         if problem:
             raise Different(f"step {replayed.to_step}: {problem}")
-
-
-def compared(replayed: Sequence[Replayed]) -> str:
-    """How many lines of the receipt were compared, as text."""
-    kinds = [line["kind"] for each in replayed for line in each.lines]
-    hashes, epochs = kinds.count("weights"), kinds.count("epoch")
-    return f"{counted(hashes, 'weight hash')}, {counted(epochs, 'epoch')}"
 
 
 def unchecked(run: Path, replayed: Replayed, whole: bool = False) -> list[str]:

@@ -91,7 +91,8 @@ class RecordsCompared:
         yield f"records: {until}{self.text}"
         for key, text in self.differing:
             if ORDER[key.place] == "weights":
-                yield f"records: the first weights that differ: step {key.step}: {text}"
+                if text != self.differing[0][1]:
+                    yield f"records: the first weights that differ: step {key.step}: {text}"
                 break
 
 

@@ -5,6 +5,8 @@ several in a virtual machine. Linux gives pages of 2 MiB to programs that ask fo
 huge pages), and NumPy asks, but only for arrays of 4 MiB and more.
 """
 
+from __future__ import annotations
+
 import math
 from threading import Lock
 from typing import Any
@@ -59,13 +61,24 @@ class Buffers:
 
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
-        self.nbytes = 0
+        self._sizes: list[int] = []
         self._scratch: dict[tuple[str, Shape, Shape], Array] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays so far."""
+        return sum(self._sizes)
+
+    def of_type(self, dtype: DTypeLike) -> Buffers:
+        """Buffers of another type for the same plan: their arrays count here too."""
+        others = Buffers(dtype)
+        others._sizes = self._sizes
+        return others
 
     def zeros(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """An array of ``shape``, of the plan's dtype unless another is given."""
         array = allocate(shape, self.dtype if dtype is None else dtype)
-        self.nbytes += array.nbytes
+        self._sizes.append(array.nbytes)
         return array
 
     def images(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Blocking, Piece
 from distcnn.nn.kernels.exact_products import add_in_order, store_gradient
-from distcnn.nn.kernels.im2col import TiledIm2col, UntiledIm2col
+from distcnn.nn.kernels.im2col import TiledIm2col
 from distcnn.nn.kernels.steps import Algorithm
 from distcnn.nn.kernels.winograd import Winograd, denominators, powers_of_points
 from distcnn.nn.layer import Array
@@ -67,11 +67,11 @@ class Bits:
         self.gradients = operand_bits(blocking.columns, self.input_gradient_terms)
 
 
-class ExactIm2col:
-    """What both ways of im2col share in portable arithmetic."""
+class ExactIm2col(TiledIm2col):
+    """Im2col in portable arithmetic, with a buffer for the products of a piece in any case."""
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
-        super().__init__(blocking, buffers)  # type: ignore[call-arg]
+        super().__init__(blocking, buffers)
         self._bits = Bits(blocking)
         self.input_bits, self.grad_bits = self._bits.rows, self._bits.gradients
 
@@ -82,26 +82,18 @@ class ExactIm2col:
             np.copyto(copy, first)
 
     def begin_forward(self, input_bound: float) -> None:
-        pass  # rows of V are the images
+        pass  # V is the rounded images
 
     def begin_backward(self, grad_bound: float) -> None:
-        pass
+        pass  # dM is their rounded gradient
 
     def transform_products(self, piece: Piece) -> None:
-        pass  # the bias is added by the kernel
+        pass  # the epilogue adds the bias
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         total = transformed[0].copy()
         add_in_order(transformed[1:], total)
         store_gradient(total.transpose(3, 1, 0, 2), grad_weight)
-
-
-class ExactTiledIm2col(ExactIm2col, TiledIm2col):
-    """``TiledIm2col`` in portable arithmetic."""
-
-
-class ExactUntiledIm2col(ExactIm2col, UntiledIm2col):
-    """``UntiledIm2col`` in portable arithmetic."""
 
 
 class ExactWinograd(Winograd):

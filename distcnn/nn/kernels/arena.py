@@ -62,7 +62,7 @@ class Buffers:
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
         self._sizes: list[int] = []
-        self._scratch: dict[tuple[str, Shape, Shape], Array] = {}
+        self._scratch: dict[tuple[str, Shape, Shape, np.dtype], Array] = {}
 
     @property
     def nbytes(self) -> int:
@@ -96,11 +96,11 @@ class Buffers:
         inner = self.zeros(tuple(array.shape[axis] for axis in order), dtype or array.dtype)
         return inner.transpose(np.argsort(order))
 
-    def scratch(self, purpose: str, array: Array) -> Array:
+    def scratch(self, purpose: str, array: Array, dtype: DTypeLike | None = None) -> Array:
         """An array ``like`` this one whose content is lost between uses: requests with the same
         ``purpose`` and shape get the same array, so that it stays in the caches.
         """
-        key = purpose, array.shape, array.strides
+        key = purpose, array.shape, array.strides, np.dtype(dtype or array.dtype)
         if key not in self._scratch:
-            self._scratch[key] = self.like(array)
+            self._scratch[key] = self.like(array, dtype)
         return self._scratch[key]

@@ -51,12 +51,10 @@ class ExactConvKernel(ConvKernel):
         outputs = output_shape[1] * output_shape[2] * output_shape[3]
         require_exact(algorithm.grad_bits, 0, outputs)  # the sum for the bias
         if pooling is None:
-            self._epilogue = ExactWholeImages(algorithm, buffers.images(output_shape))
+            self._epilogue = ExactWholeImages(algorithm, buffers.images(output_shape), inner)
         else:
-            pieces = self._pieces
-            self._epilogue = ExactFusedPool(
-                pooling, output_shape, algorithm, pieces, buffers, inner
-            )
+            tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
+            self._epilogue = ExactFusedPool(pooling, output_shape, tiled, buffers, inner)
 
     def _multiply(self, weights: Array, windows: Array, products: Array) -> None:
         multiply(weights, windows, products)

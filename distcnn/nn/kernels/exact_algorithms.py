@@ -21,6 +21,7 @@ from distcnn.nn.kernels.blocking import Blocking, Piece
 from distcnn.nn.kernels.exact_products import add_in_order, store_gradient
 from distcnn.nn.kernels.im2col import TiledIm2col
 from distcnn.nn.kernels.steps import Algorithm
+from distcnn.nn.kernels.tiles import fold
 from distcnn.nn.kernels.winograd import Winograd, denominators, powers_of_points
 from distcnn.nn.layer import Array
 from distcnn.portable.grids import (
@@ -103,7 +104,8 @@ class ExactWinograd(Winograd):
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         super().__init__(blocking, buffers)
-        self._bits = bits = Bits(blocking)
+        self._bits, self._buffers = Bits(blocking), buffers
+        bits = self._bits
         self._a_transposed = np.ascontiguousarray(self._a.T)
         points = blocking.tiling.points
         self._numerators = powers_of_points(points, blocking.geometry.kernel[1])
@@ -155,7 +157,10 @@ class ExactWinograd(Winograd):
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, shared: int) -> None:
         round_by(self._grad_row_anchor, grad_rows, grad_rows)
-        super().transform_input_gradient(grad_rows, grad_x, shared)
+        exact = self._transform_grad_rows(grad_rows)
+        pixels = self._buffers.scratch("pixels", exact, grad_x.dtype)
+        np.copyto(pixels, exact, casting="same_kind")
+        fold(pixels.swapaxes(0, 1), self._outputs, grad_x, shared)
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         filters, channels, kernel_height, kernel_width = grad_weight.shape

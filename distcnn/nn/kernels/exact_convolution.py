@@ -51,7 +51,7 @@ class ExactConvKernel(ConvKernel):
         outputs = output_shape[1] * output_shape[2] * output_shape[3]
         require_exact(algorithm.grad_bits, 0, outputs)  # the sum for the bias
         if pooling is None:
-            self._epilogue = ExactWholeImages(algorithm, buffers.images(output_shape), inner)
+            self._epilogue = ExactWholeImages(algorithm, buffers.images(output_shape))
         else:
             tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
             self._epilogue = ExactFusedPool(pooling, output_shape, tiled, buffers, inner)

@@ -6,19 +6,20 @@ reason gradients are rounded to their grid, and summed for the bias, before they
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Piece
-from distcnn.nn.kernels.fusion import FusedPool, Pooling, pooled_index
+from distcnn.nn.kernels.fusion import Pooling, pixels_of_windows, pooled_index, pooled_result
+from distcnn.nn.kernels.pooling import WindowMax
 from distcnn.nn.kernels.steps import Algorithm, Epilogue
 from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.layer import Array, Shape
 from distcnn.portable.grids import round_by
+from distcnn.spans import BACKWARD, FORWARD, Span
 
 
 class ExactEpilogue(Epilogue, Protocol):
@@ -37,12 +38,13 @@ class ExactEpilogue(Epilogue, Protocol):
 class _Rounding:
     """What both epilogues do with the bias and the gradient."""
 
-    def __init__(self, result: Array) -> None:
+    def __init__(self, result: Array, bias_type: DTypeLike) -> None:
         self.result = result
         self.grad_bias = np.zeros(len(result))
+        self._bias = np.zeros((len(result), 1, 1, 1), bias_type)
 
     def begin_forward(self, bias: Array) -> None:
-        self._bias = bias.reshape(-1, 1, 1, 1)
+        self._bias[...] = bias.reshape(-1, 1, 1, 1)
 
     def begin_backward(self, grad_output: Array) -> None:
         self._grad_output = grad_output
@@ -52,36 +54,34 @@ class _Rounding:
         self._anchor = anchor
 
     def _round(self, grads: Array) -> None:
-        """Round ``grads`` (O, rows, columns, N), and add them to the bias's gradient."""
+        """Round ``grads`` (m, O, rows, T, N), and add them to the bias's gradient."""
         round_by(self._anchor, grads, grads)
-        self.grad_bias += grads.sum(axis=(1, 2, 3))
+        self.grad_bias += grads.sum(axis=(0, 2, 3, 4))
 
 
 class ExactWholeImages(_Rounding):
     """The output as whole images, copied from the tiles and back."""
 
-    def __init__(self, algorithm: Algorithm, images: Array, inner: Buffers) -> None:
-        super().__init__(images)
-        self._algorithm, self._inner = algorithm, inner
+    def __init__(self, algorithm: Algorithm, images: Array) -> None:
+        super().__init__(images, np.float64)
+        self._algorithm = algorithm
 
     def take(self, piece: Piece) -> None:
-        images = self.result[piece.output_index]
-        copy_tiles(images, self._algorithm.tiled(piece), to_images=True)
-        images += self._bias
+        tiled = self._algorithm.tiled(piece)
+        tiled += self._bias
+        copy_tiles(self.result[piece.output_index], tiled, to_images=True)
 
     def give_gradient(self, piece: Piece) -> None:
         tiled, grads = self._algorithm.tiled(piece), self._grad_output[piece.output_index]
-        rounded = self._inner.scratch("rounded", grads, np.float64)
-        np.copyto(rounded, grads)
-        self._round(rounded)
         if grads.shape[2] % len(tiled):
             tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
-        copy_tiles(rounded, tiled, to_images=False)
+        copy_tiles(grads, tiled, to_images=False)
+        self._round(tiled)
 
 
 class ExactFusedPool(_Rounding):
-    """The output pooled, and rectified if a ReLU follows the pooling. The windows of a piece are
-    compared in the network's type: with half the bytes of binary64, that is twice as fast.
+    """The output pooled, and rectified if a ReLU follows the pooling (``FusedPool``). The windows
+    of a piece are compared in the network's type: half the bytes of binary64 take half the time.
     Gradients have no more bits than float32, so on their grid they are exact in it too.
     """
 
@@ -93,42 +93,43 @@ class ExactFusedPool(_Rounding):
         buffers: Buffers,
         inner: Buffers,
     ) -> None:
-        self._tiled = {
-            piece: (exact, buffers.scratch("tiled", exact, buffers.dtype))
-            for piece, exact in tiled.items()
-        }
-        narrow = {piece: copy for piece, (_, copy) in self._tiled.items()}
-        self._pool = FusedPool(replace(pooling, rectify=False), shape, narrow, buffers)
-        super().__init__(self._pool.result)
-        self._rectify, self._window, self._inner = pooling.rectify, pooling.window, inner
-        self._is_positive = buffers.like(self.result, np.bool_)
-        self._rounded = buffers.like(self.result)
+        super().__init__(pooled_result(pooling, shape, buffers), buffers.dtype)
+        self._forward = Span(FORWARD, layer=pooling.name)
+        self._backward = Span(BACKWARD, layer=pooling.name)
+        self._rectify = pooling.rectify
+        self._pieces = {}
+        for piece, exact in tiled.items():
+            narrow = buffers.scratch("tiled", exact, buffers.dtype)
+            pixels = pixels_of_windows(narrow, pooling.window)
+            largest, grads = (buffers.scratch(use, pixels[0]) for use in ("largest", "grads"))
+            rounded = inner.scratch("rounded", grads, inner.dtype)
+            maximum = WindowMax(largest, len(pixels), buffers)
+            is_positive = buffers.like(largest, np.bool_)
+            index = pooled_index(piece, pooling.window)
+            views = exact, narrow, pixels, maximum, is_positive, grads, rounded
+            self._pieces[piece] = index, *views
 
     def take(self, piece: Piece) -> None:
-        exact, narrow = self._tiled[piece]
-        np.copyto(narrow, exact, casting="same_kind")
-        self._pool.take(piece)
-        index = pooled_index(piece, self._window)
-        pooled = self.result[index]
-        pooled += self._bias
-        if self._rectify:
-            np.maximum(pooled, 0, out=pooled)
-            np.greater(pooled, 0, out=self._is_positive[index])
-
-    def begin_backward(self, grad_output: Array) -> None:
-        super().begin_backward(grad_output)
-        self._pool.begin_backward(self._rounded)
+        with self._forward:
+            index, exact, narrow, pixels, maximum, is_positive, *_ = self._pieces[piece]
+            np.copyto(narrow, exact, casting="same_kind")
+            maximum.find_largest(pixels)
+            largest = maximum.largest
+            largest += self._bias
+            if self._rectify:
+                np.greater(largest, 0, out=is_positive)
+                np.multiply(largest, is_positive, out=largest)
+            copy_tiles(self.result[index], largest, to_images=True)
 
     def give_gradient(self, piece: Piece) -> None:
-        index = pooled_index(piece, self._window)
-        grads = self._grad_output[index]
-        rounded = self._inner.scratch("rounded", grads, np.float64)
-        if self._rectify:
-            np.multiply(grads, self._is_positive[index], out=rounded)
-        else:
+        with self._backward:
+            index, exact, narrow, pixels, maximum, is_positive, *scratch = self._pieces[piece]
+            grads, rounded = scratch
+            copy_tiles(self._grad_output[index], grads, to_images=False)
+            if self._rectify:
+                np.multiply(grads, is_positive, out=grads)
             np.copyto(rounded, grads)
-        self._round(rounded)
-        np.copyto(self._rounded[index], rounded, casting="same_kind")
-        self._pool.give_gradient(piece)
-        exact, narrow = self._tiled[piece]
-        np.copyto(exact, narrow)
+            self._round(rounded)
+            np.copyto(grads, rounded, casting="same_kind")
+            maximum.give_to_winners(grads, pixels)
+            np.copyto(exact, narrow)

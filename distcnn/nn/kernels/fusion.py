@@ -41,9 +41,7 @@ class FusedPool:
     def __init__(
         self, pooling: Pooling, shape: Shape, tiled: Mapping[Piece, Array], buffers: Buffers
     ) -> None:
-        (filters, oh, ow, count), (height, width) = shape, pooling.window
-        pooled = filters, oh // height, ow // width, count
-        self.result = buffers.zeros(pooled) if pooling.flattened else buffers.images(pooled)
+        self.result = pooled_result(pooling, shape, buffers)
         self._forward = Span(FORWARD, layer=pooling.name)
         self._backward = Span(BACKWARD, layer=pooling.name)
         self._pieces = {}
@@ -74,6 +72,13 @@ class FusedPool:
             else:
                 copy_tiles(self._grad_output[output_index], grads, to_images=False)
             maximum.give_to_winners(grads, pixels)
+
+
+def pooled_result(pooling: Pooling, shape: Shape, buffers: Buffers) -> Array:
+    """The buffer of the pooled output, for a convolution's output of ``shape`` (O, oh, ow, N)."""
+    (filters, oh, ow, count), (height, width) = shape, pooling.window
+    pooled = filters, oh // height, ow // width, count
+    return buffers.zeros(pooled) if pooling.flattened else buffers.images(pooled)
 
 
 def pixels_of_windows(tiled: Array, window: Pair) -> list[Array]:

@@ -91,7 +91,7 @@ def require_exact(bits: int, other_bits: int, terms: int) -> None:
 def bound_of(x: Floats) -> float:
     """The smallest power of two above all magnitudes of ``x``; NaN if there is none."""
     largest = 0.0
-    for part in _parts(x):
+    for part in parts(x):
         # Comparisons with NaN are false, so it must come first.
         largest = max(float(part.max()), -float(part.min()), largest)
         if not largest < LIMIT:
@@ -120,12 +120,12 @@ def round_to_grid(x: Floats, bits: int, out: Floats) -> float:
     """Write ``x``, rounded to its own grid of ``bits``, to ``out``; return its bound."""
     bound = bound_of(x)
     c = anchor(bound, bits)
-    for part, rounded in zip(_parts(x), _parts(out), strict=True):
+    for part, rounded in zip(parts(x), parts(out), strict=True):
         round_by(c, part, rounded)
     return bound
 
 
-def _parts(x: Floats) -> Iterator[Floats]:
+def parts(x: Floats) -> Iterator[Floats]:
     """Parts of about ``PART`` elements, so that passes over one find it in the caches."""
     if x.size <= PART:
         if x.size:

@@ -26,6 +26,8 @@ an epilogue (``steps.py``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from distcnn.nn.convolution import Conv2d
@@ -79,7 +81,7 @@ class ConvKernel:
         weights_shape = tiling.points, filters, conv.kernel_size[0], channels, tiling.shifts
         self._weights = inner.zeros(weights_shape)
         self._weight_gradient = self._make_weight_gradient(blocking, inner)
-        self._input_gradient = InputGradient(blocking, inner)
+        self._input_gradient = InputGradient(blocking, inner, self._multiply)
         self._shared_columns = max(conv.kernel_size[1] - conv.stride[1], 0)
         if pooling is None or not fused or tiling.tile_width % window[1]:
             pooling = None
@@ -149,8 +151,9 @@ class ConvKernel:
     def _make_weight_gradient(self, blocking: Blocking, buffers: Buffers) -> WeightGradient:
         return WeightGradient(blocking, buffers)
 
-    def _multiply(self, weights: Array, windows: Array, products: Array) -> None:
-        np.matmul(weights, windows, out=products)
+    def _multiply(self, a: Array, b: Array, out: Array) -> None:
+        """Write ``a @ b`` to ``out``."""
+        np.matmul(a, b, out=out)
 
     def _begin_forward(self, x: Array, call: Call) -> Array:
         """Transform the weights; the padded images."""
@@ -232,8 +235,11 @@ class InputGradient:
     stacked side by side, from the last to the first, as the outputs that they meet ascend.
     """
 
-    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
+    def __init__(
+        self, blocking: Blocking, buffers: Buffers, multiply: Callable[[Array, Array, Array], None]
+    ) -> None:
         geometry, points = blocking.geometry, blocking.tiling.points
+        self._multiply = multiply
         terms = geometry.channels * blocking.tiling.shifts  # C*J
         kernel_height, stride = geometry.kernel[0], geometry.stride[0]
         heights = [len(range(first, kernel_height, stride)) for first in range(stride)]
@@ -274,5 +280,5 @@ class InputGradient:
         complete = piece.complete
         grad_rows = self._rows[:, : complete.stop - complete.start]
         for index, (weights, outputs) in enumerate(self._products[complete]):
-            np.matmul(weights, below_each_other[:, outputs], out=grad_rows[:, index])
+            self._multiply(weights, below_each_other[:, outputs], grad_rows[:, index])
         return grad_rows

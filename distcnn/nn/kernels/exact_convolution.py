@@ -16,7 +16,7 @@ from distcnn.nn.kernels.exact_epilogues import ExactEpilogue, ExactFusedPool, Ex
 from distcnn.nn.kernels.exact_products import add_in_order, multiply, store_gradient
 from distcnn.nn.kernels.fusion import Pooling
 from distcnn.nn.layer import Array, Call, Shape
-from distcnn.portable.grids import anchor, bound_of, require_exact, round_to_grid
+from distcnn.portable.grids import require_exact, round_to_grid
 
 
 class ExactConvKernel(ConvKernel):
@@ -50,14 +50,14 @@ class ExactConvKernel(ConvKernel):
         self._images, algorithm = inner.images(padded_shape), self._algorithm
         outputs = output_shape[1] * output_shape[2] * output_shape[3]
         require_exact(algorithm.grad_bits, 0, outputs)  # the sum for the bias
+        tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
         if pooling is None:
-            self._epilogue = ExactWholeImages(algorithm, buffers.images(output_shape))
+            self._epilogue = ExactWholeImages(buffers.images(output_shape), tiled, buffers)
         else:
-            tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
-            self._epilogue = ExactFusedPool(pooling, output_shape, tiled, buffers, inner)
+            self._epilogue = ExactFusedPool(pooling, output_shape, tiled, buffers)
 
-    def _multiply(self, weights: Array, windows: Array, products: Array) -> None:
-        multiply(weights, windows, products)
+    def _multiply(self, a: Array, b: Array, out: Array) -> None:
+        multiply(a, b, out)
 
     def _begin_forward(self, x: Array, call: Call) -> Array:
         algorithm, inside = self._algorithm, self._images[self._interior]
@@ -69,10 +69,9 @@ class ExactConvKernel(ConvKernel):
         return self._images
 
     def _begin_backward(self, grad_output: Array, call: Call, input_gradient: bool) -> None:
-        bound = bound_of(grad_output)
-        self._algorithm.begin_backward(bound)
-        self._epilogue.begin_backward(grad_output)
-        self._epilogue.round_with(anchor(bound, self._algorithm.grad_bits))
+        epilogue, algorithm = self._epilogue, self._algorithm
+        epilogue.begin_backward(grad_output)
+        algorithm.begin_backward(epilogue.round_gradient(algorithm.grad_bits))
         if input_gradient and self._stacked_version != self._version:
             self._input_gradient.begin(self._weights)
             self._stacked_version = self._version

@@ -41,15 +41,20 @@ class FusedPool:
     def __init__(
         self, pooling: Pooling, shape: Shape, tiled: Mapping[Piece, Array], buffers: Buffers
     ) -> None:
-        self.result = pooled_result(pooling, shape, buffers)
+        (filters, oh, ow, count), (height, width) = shape, pooling.window
+        pooled = filters, oh // height, ow // width, count
+        self.result = buffers.zeros(pooled) if pooling.flattened else buffers.images(pooled)
         self._forward = Span(FORWARD, layer=pooling.name)
         self._backward = Span(BACKWARD, layer=pooling.name)
         self._pieces = {}
         for piece, whole in tiled.items():
-            output_index = pooled_index(piece, pooling.window)
-            pixels = pixels_of_windows(whole, pooling.window)
+            rows = _divided(piece.output_rows, height)
+            columns = _divided(piece.output_columns, width)
+            output_index = slice(None), rows, columns, piece.images
+            windows = whole.reshape(-1, width, *whole.shape[1:])
+            pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
             largest, grads = self.result[output_index][np.newaxis], None
-            if len(pixels[0]) > 1:
+            if len(windows) > 1:
                 largest, grads = (buffers.scratch(use, pixels[0]) for use in ("largest", "grads"))
             maximum = WindowMax(largest, len(pixels), buffers, pooling.rectify)
             self._pieces[piece] = output_index, pixels, maximum, grads
@@ -72,31 +77,6 @@ class FusedPool:
             else:
                 copy_tiles(self._grad_output[output_index], grads, to_images=False)
             maximum.give_to_winners(grads, pixels)
-
-
-def pooled_result(pooling: Pooling, shape: Shape, buffers: Buffers) -> Array:
-    """The buffer of the pooled output, for a convolution's output of ``shape`` (O, oh, ow, N)."""
-    (filters, oh, ow, count), (height, width) = shape, pooling.window
-    pooled = filters, oh // height, ow // width, count
-    return buffers.zeros(pooled) if pooling.flattened else buffers.images(pooled)
-
-
-def pixels_of_windows(tiled: Array, window: Pair) -> list[Array]:
-    """The pixels of all windows at each offset inside, (m/w, O, rows of windows, T, N), of a piece
-    that is ``tiled``.
-    """
-    height, width = window
-    windows = tiled.reshape(-1, width, *tiled.shape[1:])
-    return [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
-
-
-def pooled_index(piece: Piece, window: Pair) -> tuple[slice, slice, slice, slice]:
-    """Where the piece is in the pooled output (O, oh, ow, N)."""
-    rows, columns = (
-        _divided(span, by)
-        for span, by in zip((piece.output_rows, piece.output_columns), window, strict=True)
-    )
-    return slice(None), rows, columns, piece.images
 
 
 def _divided(span: slice, by: int) -> slice:

@@ -140,6 +140,25 @@ def test_a_run_directory_is_enough_to_predict(image_set: MakeImageSet, tmp_path:
         dc.load(tmp_path / "run", model="lenet")  # type: ignore[arg-type]
 
 
+def test_only_a_portable_run_records_its_arithmetic_and_is_loaded_with_it(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    settings = {"optimizer": dc.optim.AdamW(learning_rate=0.01), **FEW}
+    for arithmetic in ("native", "portable"):
+        trainer = dc.Trainer(MODEL, arithmetic=arithmetic, **settings)
+        run = trainer.fit(image_set(), epochs=1, output=tmp_path / arithmetic)
+        assert run.network is not None
+        loaded = dc.load(tmp_path / arithmetic)
+        assert loaded.arithmetic == run.network.arithmetic == arithmetic
+        images, labels = content(image_set())["test"]
+        assert loaded.evaluate(images, labels).loss == run.test_loss
+        with h5py.File(tmp_path / arithmetic / "weights.h5", "r+") as file:
+            assert file.attrs.get("arithmetic") == (None if arithmetic == "native" else arithmetic)
+            file.attrs["arithmetic"] = "decimal"
+        with pytest.raises(dc.InputError, match="arithmetic is 'decimal'"):
+            dc.load(tmp_path / arithmetic)
+
+
 def test_a_run_of_an_older_version_loads_by_its_models_name(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ from distcnn.training.initial import (
     trained_slices,
 )
 from distcnn.training.overlap import make_step
+from distcnn.training.portability import portability_warnings
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.step import Lane, StopRequest, TrainingStep
@@ -141,6 +142,10 @@ def prepare_run(
             config, plan.model, plan.parameters, info, communicator, notices.append, directory
         )
         plan.freeze(frozen)
+    if config.arithmetic == PORTABLE and communicator.rank == 0:
+        notices += portability_warnings(
+            plan.model, plan.parameters, made.loss, made.optimizer, made.schedule
+        )
     with Span(spans.SURVEY_DATA):
         data = open_data(dataset, info, config, communicator, own_shards)
         content = survey(data, info, size, communicator)

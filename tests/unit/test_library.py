@@ -102,6 +102,20 @@ def test_own_parts_are_one_class_or_function_each_and_are_resumed(
     np.testing.assert_array_equal(loaded.predict(images), again.network.predict(images))
 
 
+def test_own_parts_that_are_not_portable_are_named_in_a_portable_run(
+    image_set: MakeImageSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts: dict[str, Any] = {"schedule": slower, "loss": twice, **FEW}
+    for arithmetic in ("native", "portable"):
+        caplog.clear()
+        with caplog.at_level("INFO", "distcnn"):
+            dc.Trainer(MODEL, arithmetic=arithmetic, **parts).fit(image_set(), max_steps=1)
+        named = [line for line in caplog.messages if "portable arithmetic" in line]
+        assert len(named) == (0 if arithmetic == "native" else 2)
+    assert "softmax_cross_entropy (test_library.py:" in named[0]
+    assert "slower uses ** (test_library.py:" in named[1]
+
+
 def test_a_resume_with_other_arguments_is_refused_in_words_of_arguments(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:

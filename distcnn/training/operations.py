@@ -109,7 +109,11 @@ class Search:
         if not nodes:
             self.unread.append(item.__name__)
         for node in nodes:
-            _Reader(self, file, _scope_of(item)).visit(node)
+            self.read_tree(node, file, _scope_of(item))
+
+    def read_tree(self, tree: ast.AST, file: str, scope: Scope) -> None:
+        """Read a syntax tree whose global names ``scope`` has."""
+        _Reader(self, file, scope).visit(tree)
 
     def _is_users(self, item: FunctionType | type) -> bool:
         """Whether it is of the package of the first, or neither installed nor Python's."""

@@ -24,7 +24,6 @@ Functions:
 
 from __future__ import annotations
 
-import math
 from numbers import Integral
 from typing import Any
 
@@ -56,6 +55,8 @@ __all__ = [
     "tanh",
     "total",
 ]
+
+Floats = NDArray[np.float64]
 
 TERMS_AT_ONCE = 512
 """Longer sums of products are split, so that operands keep 22 bits."""
@@ -127,8 +128,9 @@ def matmul(a: ArrayLike, b: ArrayLike) -> Any:
     log2(K)) / 2 bits, at most 24 and at least 22: each element is rounded to the nearest multiple
     of 2**-bits times the power of two above the largest magnitude of its operand
     (``distcnn.portable.grids`` has the proof). That is about the precision of float32, if the
-    elements of an operand are of similar magnitudes. Sums of more than 512 terms are split; the
-    parts are added in order.
+    elements of an operand are of similar magnitudes. Unless both operands are float32, what
+    rounding has taken away is multiplied, too, in two more products: together twice the bits. Sums
+    of more than 512 terms are split; the parts are added in order.
 
     Args:
         a: (..., M, K) or (K,).
@@ -145,24 +147,40 @@ def matmul(a: ArrayLike, b: ArrayLike) -> Any:
     left, right = np.asarray(a), np.asarray(b)
     if not left.ndim or not right.ndim or left.shape[-1] != right.shape[-2:][0]:
         return np.matmul(left, right)  # which refuses them
-    terms = left.shape[-1]
-    bits = grids.operand_bits(min(max(terms, 1), TERMS_AT_ONCE))
-    parts = [slice(at, at + TERMS_AT_ONCE) for at in range(0, max(terms, 1), TERMS_AT_ONCE)]
-    x, y = np.empty(left.shape), np.empty(right.shape)
+    bits = grids.operand_bits(min(max(left.shape[-1], 1), TERMS_AT_ONCE))
+    is_single = left.dtype == right.dtype == np.float32
     with np.errstate(all="ignore"):
-        bounds = grids.round_to_grid(left, bits, x), grids.round_to_grid(right, bits, y)
-        result = np.matmul(x[..., parts[0]], _rows(y, parts[0]))
-        for part in parts[1:]:
-            result = result + np.matmul(x[..., part], _rows(y, part))
-    if any(map(math.isnan, bounds)):  # a BLAS may skip products with 0
-        result = np.full_like(result, np.nan)
-    single = left.dtype == right.dtype == np.float32
-    return (result + 0.0).astype(np.float32 if single else np.float64)[()]
+        (x, x_rest), (y, y_rest) = (_rounded(each, bits, not is_single) for each in (left, right))
+        result = _product(x, y)
+        if x_rest is not None and y_rest is not None:
+            result = result + (_product(x, y_rest) + _product(x_rest, y))
+        if np.isnan(x).any() or np.isnan(y).any():  # a BLAS may skip products with 0
+            result = np.full_like(result, np.nan)
+    return (result + 0.0).astype(np.float32 if is_single else np.float64)[()]
 
 
-def _rows(y: NDArray[np.float64], part: slice) -> NDArray[np.float64]:
-    """A part of the axis that a product sums over."""
-    return y[..., part, :] if y.ndim > 1 else y[part]
+def _rounded(x: NDArray[Any], bits: int, with_rest: bool) -> tuple[Floats, Floats | None]:
+    """``x`` on its grid; perhaps also what is left of it, on a grid of as many bits."""
+    rounded = np.empty(x.shape)
+    bound = grids.round_to_grid(x, bits, rounded)
+    if not with_rest:
+        return rounded, None
+    rest = x - rounded  # exact, and at most half a spacing
+    grids.round_by(grids.anchor(bound * 0.5 * 2.0**-bits, bits), rest, rest)
+    return rounded, rest
+
+
+def _product(x: Floats, y: Floats) -> Floats:
+    """The product of matrices on grids, in parts of ``TERMS_AT_ONCE`` terms."""
+    terms = x.shape[-1]
+    parts = [slice(at, at + TERMS_AT_ONCE) for at in range(0, max(terms, 1), TERMS_AT_ONCE)]
+    of_parts = [
+        np.matmul(x[..., part], y[..., part, :] if y.ndim > 1 else y[part]) for part in parts
+    ]
+    result: Floats = of_parts[0]
+    for product in of_parts[1:]:
+        result = result + product
+    return result
 
 
 def _like(result: ArrayLike, given: NDArray[Any]) -> Any:

@@ -126,7 +126,7 @@ CONSTANTS = {
     "angles": "d3632fcb95eb0c18",
     "sums": "e408d6d37f509f95",
     "powers": "72191ac1711e29e7",
-    "products": "f0e456b67a13580f",
+    "products": "52159ec55112430c",
     "loss cross-entropy": "29b3e4aaaed37cd2",
     "loss squared-error": "c8b3149e74b121ac",
     "activation sigmoid": "d1314389460a8e1c",

@@ -24,6 +24,7 @@ Functions:
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 from typing import Any
 
@@ -166,7 +167,7 @@ def _rounded(x: NDArray[Any], bits: int, with_rest: bool) -> tuple[Floats, Float
     if not with_rest:
         return rounded, None
     rest = x - rounded  # exact, and at most half a spacing
-    grids.round_by(grids.anchor(bound * 0.5 * 2.0**-bits, bits), rest, rest)
+    grids.round_by(grids.anchor(math.ldexp(bound, -bits - 1), bits), rest, rest)
     return rounded, rest
 
 

@@ -39,6 +39,7 @@ OPTIONAL = (
     "validation_accuracy",
     "best_validation_accuracy",
     "stopped_early",
+    "arithmetic",
 )
 """What ``result.json`` has only where it is not None."""
 
@@ -101,6 +102,7 @@ class RunResult:
         seconds_to_target: from the start of the first step, tests included; None if not reached.
         world_size: the ranks that the run began on.
         num_shards, microbatch_size, seed, reduction: as configured.
+        arithmetic: "portable", or None for native.
         images_per_second: of all ranks together, over ``train_seconds``.
         train_seconds: that the steps took, without tests and checkpoints.
         test_seconds: that the tests took.
@@ -136,6 +138,7 @@ class RunResult:
     microbatch_size: int = 0
     seed: int = 0
     reduction: str = ""
+    arithmetic: str | None = None
     images_per_second: float = 0.0
     train_seconds: float = 0.0
     test_seconds: float = 0.0
@@ -193,6 +196,7 @@ def weights_attributes(result: RunResult, best: bool = False) -> dict[str, Any]:
         **({} if validation_accuracy is None else {"validation_accuracy": validation_accuracy}),
         **{name: dataset[name] for name in ("image_shape", "mean", "std", "class_names")},
         "microbatch_size": result.microbatch_size,
+        **({"arithmetic": result.arithmetic} if result.arithmetic else {}),
         **({"architecture": result.architecture} if result.architecture else {}),
     }
 

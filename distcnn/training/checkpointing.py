@@ -20,7 +20,7 @@ from distcnn.nn import Parameters
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
-from distcnn.training.receipt import MALFORMED, whole_lines
+from distcnn.training.receipt import MALFORMED, parse_receipt, whole_lines
 from distcnn.training.results import DatasetRecord, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import State
@@ -41,6 +41,11 @@ class RunRecorder:
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Take a line on the state after ``step`` steps, which a replay must reproduce."""
+
+    @property
+    def receipt_sha256(self) -> str:
+        """The hash of the receipt so far; empty where there is none."""
+        return ""
 
     def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
         """Copy the state, and the ledger's ``entries``, and begin to write a checkpoint."""
@@ -119,6 +124,7 @@ def parse_checkpoint(checkpoint: Checkpoint) -> ParsedCheckpoint:
             "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
             "optimizer_steps": isinstance(checkpoint.attributes["optimizer_steps"], int),
             "metrics and receipt": {"metrics", "receipt"} <= checkpoint.texts.keys(),
+            "receipt": not parse_receipt(checkpoint.texts["receipt"]).problem,
             "metrics": all(
                 isinstance(line, dict) for line in whole_lines(checkpoint.texts["metrics"])
             ),

@@ -155,6 +155,7 @@ def _expected_result(receipt: Receipt, result: RunResult) -> RunResult:
     names = {name: recorded.get(name) for name in ("name", "source")}
     return dataclasses.replace(
         result,
+        receipt_sha256=receipt.sha256,
         model=configuration["model"],
         world_size=receipt.lines[0].get("world_size", 0),
         dataset=dataclasses.replace(result.dataset, path=configuration["data"], **names),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.system import files
-from distcnn.training.receipt import whole_lines
+from distcnn.training.receipt import NO_LINE, PREVIOUS, last_sha256, sha256_of, whole_lines
 from distcnn.training.run_files import Report
 
 COLUMNS = (
@@ -95,6 +95,22 @@ class LineLog(GrowingFile):
     def add(self, values: dict[str, Any]) -> None:
         """Append one line."""
         self.append((json.dumps(values) + "\n").encode())
+
+
+class ChainedLog(LineLog):
+    """A file of JSON lines, each of which has the hash of the one before."""
+
+    sha256 = NO_LINE
+    """The hash of the last line."""
+
+    def begin_with(self, content: bytes) -> None:
+        super().begin_with(content)
+        self.sha256 = last_sha256(content)
+
+    def add(self, values: dict[str, Any]) -> None:
+        line = json.dumps({**values, PREVIOUS: self.sha256}).encode()
+        self.sha256 = sha256_of(line)
+        self.append(line + b"\n")
 
 
 class MetricsTable(GrowingFile):

@@ -1,8 +1,15 @@
-"""The receipt of a run, ``receipt.jsonl``: what it did, in lines that a replay must reproduce."""
+"""The receipt of a run, ``receipt.jsonl``: what it did, in lines that a replay must reproduce.
+
+The lines are a hash chain: each has the SHA-256 of the line before, so the hash of the last line
+stands for the whole receipt. Receipts of older versions have no chain; what a resume adds to one
+is chained from its last line on.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +22,10 @@ Line = dict[str, Any]
 MALFORMED = ValueError, LookupError, TypeError, AttributeError, RecursionError
 """What reading and checking lines raises for those that distcnn did not write."""
 STARTS = ("start", "resume")
+PREVIOUS = "previous_sha256"
+"""The name under which a line has the hash of the one before (its bytes without line feed)."""
+NO_LINE = "0" * 64
+"""What the first line has there."""
 TABLES = {
     "dataset": object,
     "software": object,
@@ -28,9 +39,13 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Receipt:
-    """The lines of a ``receipt.jsonl``, in order."""
+    """The lines of a ``receipt.jsonl``, in order, without their hashes of the lines before."""
 
     lines: list[Line]
+    sha256: str = ""
+    """The hash of the last line, and so of the whole receipt."""
+    problem: str = ""
+    """Where the chain of hashes is broken; empty if it is whole."""
 
     @property
     def starts(self) -> list[Line]:
@@ -77,7 +92,38 @@ def parse_receipt(text: str) -> Receipt:
             table = line.get(name, {})
             if not isinstance(table, dict) or not all(isinstance(v, kind) for v in table.values()):
                 raise TypeError(f"{name} of a line of step {line['step']} has another type")
-    return Receipt(lines)
+    hashes = [sha256_of(part) for part in text.encode().split(b"\n")[: len(lines)]]
+    problem = broken_link(lines, hashes)
+    kept = [{name: line[name] for name in line if name != PREVIOUS} for line in lines]
+    return Receipt(kept, hashes[-1], problem)
+
+
+def sha256_of(line: bytes) -> str:
+    """The hash of a line, without its line feed."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def last_sha256(content: bytes) -> str:
+    """The hash of the last line of ``content``, which the next one must have."""
+    return sha256_of(content.removesuffix(b"\n").rsplit(b"\n", 1)[-1]) if content else NO_LINE
+
+
+def broken_link(lines: Sequence[Line], hashes: Sequence[str]) -> str:
+    """The first line that does not have the hash of the one before, as text; empty if all do.
+
+    Only lines before the chain, which an older version wrote, have none.
+    """
+    is_chained = False
+    for number, line in enumerate(lines):
+        is_chained |= PREVIOUS in line
+        if is_chained and line.get(PREVIOUS) != (hashes[number - 1] if number else NO_LINE):
+            before = lines[max(number - 1, 0)]
+            return (
+                f"step {before['step']}: {RECEIPT} was changed: its line {number + 1} does not have"
+                f" the SHA-256 of the line before ({before['kind']!r} of step {before['step']}), so"
+                " a line there was edited, removed, added or moved"
+            )
+    return ""
 
 
 def whole_lines(text: str) -> list[Line]:

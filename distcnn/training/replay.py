@@ -62,6 +62,8 @@ def replay(
         receipt, checkpoint, metrics, problem = on_root(
             communicator, lambda: _read(directory, from_step, to_step, say)
         )
+    if receipt.problem:
+        raise Different(receipt.problem)
     last = receipt.last_step if to_step is None else to_step
     begun = checkpoint.step if checkpoint else 0
     config = receipt.configuration_at(begun)

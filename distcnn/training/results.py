@@ -88,6 +88,8 @@ class RunResult:
         test_examples: in the test set.
         train_loss: over the last epoch, or the part of it that was trained.
         params_sha256: the hash of the last weights, equal for equal bits.
+        receipt_sha256: the hash of the receipt's last line, which stands for all lines; empty where
+            nothing was written.
         epochs: complete ones; a last partial epoch is not counted.
         steps: all that were taken.
         best_step: the step after which the accuracy on the validation set was best, or without one
@@ -119,6 +121,7 @@ class RunResult:
     test_loss: float
     train_loss: float
     params_sha256: str
+    receipt_sha256: str = ""
     epochs: int = 0
     steps: int
     best_step: int
@@ -147,8 +150,7 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
         left_out = {"network", "output"}  # of this process, not of the run
-        if not self.architecture:
-            left_out.add("architecture")
+        left_out |= {name for name in ("architecture", "receipt_sha256") if not getattr(self, name)}
         if self.target_accuracy is None:
             left_out |= {"target_accuracy", "target_reached", "seconds_to_target"}
         left_out |= {name for name in OPTIONAL if getattr(self, name) is None}

@@ -21,7 +21,7 @@ from distcnn.system.files import explaining, remove_temporary_files, write_atomi
 from distcnn.training import results, run_files
 from distcnn.training.checkpointing import RunRecorder, make_checkpoint
 from distcnn.training.ledger import Entry
-from distcnn.training.line_files import COLUMNS, LineLog, MetricsTable
+from distcnn.training.line_files import COLUMNS, ChainedLog, LineLog, MetricsTable
 from distcnn.training.results import RunResult
 from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
@@ -52,7 +52,7 @@ class RunDirectory(RunRecorder):
         self._best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
         self.metrics = LineLog(results.METRICS, self.locate, report)
-        self.receipt = LineLog(results.RECEIPT, self.locate, report)
+        self.receipt = ChainedLog(results.RECEIPT, self.locate, report)
         columns = [
             name for name in COLUMNS if config.validation or not name.startswith("validation_")
         ]
@@ -75,6 +75,10 @@ class RunDirectory(RunRecorder):
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         self.receipt.add({"kind": kind, "step": step, **values})
+
+    @property
+    def receipt_sha256(self) -> str:
+        return self.receipt.sha256
 
     def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
         snapshot = make_checkpoint(run, state, entries, self.metrics.text, self.receipt.text)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distcnn.config import Config
+from distcnn.config import OF_THE_MACHINE, Config
+from distcnn.nn import PORTABLE
 from distcnn.system.files import read_bytes, reading
-from distcnn.training.results import RECEIPT
+from distcnn.training.results import ENVIRONMENT, RECEIPT
 
 Line = dict[str, Any]
 MALFORMED = ValueError, LookupError, TypeError, AttributeError, RecursionError
@@ -46,11 +48,23 @@ class Receipt:
     """The hash of the last line, and so of the whole receipt."""
     problem: str = ""
     """Where the chain of hashes is broken; empty if it is whole."""
+    environment: Sequence[Line] = ()
+    """The lines of ``environment.jsonl``, of a portable run."""
 
     @property
     def starts(self) -> list[Line]:
         """The lines of starts and resumes."""
         return [line for line in self.lines if line["kind"] in STARTS]
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether it is the same on every machine."""
+        return bool(self.lines[0]["configuration"].get("arithmetic") == PORTABLE)
+
+    @property
+    def sessions(self) -> Sequence[Line]:
+        """A line for each start and resume, with what it depended on of the machine."""
+        return self.environment or self.starts
 
     @property
     def last_step(self) -> int:
@@ -69,13 +83,19 @@ class Receipt:
     def configuration_at(self, step: int) -> Config:
         """The configuration in force from ``step`` on: of the last start or resume up to it."""
         found = [line for line in self.starts if line["step"] <= step]
-        return Config.from_record(found[-1]["configuration"])
+        machine: Line = self.environment[-1]["configuration"] if self.environment else {}
+        here = {name: value for name, value in machine.items() if name in OF_THE_MACHINE}
+        return Config.from_record({**here, **found[-1]["configuration"]})
 
 
 def read_receipt(directory: Path) -> Receipt:
     """The receipt in ``directory``; a last line cut off by a kill does not count."""
     with reading(directory / RECEIPT, *MALFORMED, remedy="name a run directory of distcnn.train"):
-        return parse_receipt(read_bytes(directory / RECEIPT).decode())
+        receipt = parse_receipt(read_bytes(directory / RECEIPT).decode())
+    with reading(directory / ENVIRONMENT, *MALFORMED), suppress(FileNotFoundError):
+        lines = checked(whole_lines(read_bytes(directory / ENVIRONMENT).decode()))
+        return replace(receipt, environment=lines)
+    return receipt
 
 
 def parse_receipt(text: str) -> Receipt:
@@ -83,6 +103,15 @@ def parse_receipt(text: str) -> Receipt:
     lines = whole_lines(text)
     if not lines or lines[0]["kind"] != "start":
         raise ValueError("its first line must be of kind 'start'")
+    checked(lines)
+    hashes = [sha256_of(part) for part in text.encode().split(b"\n")[: len(lines)]]
+    problem = broken_link(lines, hashes)
+    kept = [{name: line[name] for name in line if name != PREVIOUS} for line in lines]
+    return Receipt(kept, hashes[-1], problem)
+
+
+def checked(lines: list[Line]) -> list[Line]:
+    """``lines`` of a receipt or of an environment; one of ``MALFORMED`` when they are not."""
     for line in lines:
         if not isinstance(line["step"], int):
             raise TypeError("each line must name its step")
@@ -92,10 +121,7 @@ def parse_receipt(text: str) -> Receipt:
             table = line.get(name, {})
             if not isinstance(table, dict) or not all(isinstance(v, kind) for v in table.values()):
                 raise TypeError(f"{name} of a line of step {line['step']} has another type")
-    hashes = [sha256_of(part) for part in text.encode().split(b"\n")[: len(lines)]]
-    problem = broken_link(lines, hashes)
-    kept = [{name: line[name] for name in line if name != PREVIOUS} for line in lines]
-    return Receipt(kept, hashes[-1], problem)
+    return lines
 
 
 def sha256_of(line: bytes) -> str:

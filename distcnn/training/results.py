@@ -19,11 +19,15 @@ from distcnn.system.json_values import from_json, to_json
 RESULT, SHA256SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
 METRICS_TABLE = "metrics.csv"
+TIMINGS, ENVIRONMENT = "timings.jsonl", "environment.jsonl"
+"""Of a portable run: what depends on the machine, and so is not in metrics and receipt."""
 ALL_FILES = (
     CONFIG,
     METRICS,
     METRICS_TABLE,
     RECEIPT,
+    TIMINGS,
+    ENVIRONMENT,
     RESULT,
     WEIGHTS,
     BEST_WEIGHTS,
@@ -207,7 +211,8 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
     if best is None:
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)  # of an earlier, shorter run
     names = [CONFIG, METRICS, METRICS_TABLE, RECEIPT]
-    names += [INITIAL_WEIGHTS] if os.path.lexists(folder / INITIAL_WEIGHTS) else []
+    optional = TIMINGS, ENVIRONMENT, INITIAL_WEIGHTS
+    names += [name for name in optional if os.path.lexists(folder / name)]
     files |= {name: read_bytes(folder / name) for name in names}
     files[RESULT] = (json.dumps(result.to_json(), indent=2) + "\n").encode()
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]

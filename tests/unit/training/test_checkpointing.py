@@ -25,7 +25,8 @@ RECEIPT_SO_FAR = '{"kind": "start", "step": 0, "configuration": {}}\n'
 
 def snapshot_of(loop: Loop) -> Checkpoint:
     entries = all_entries(loop.run.training_step.ledger, Communicator(), loop.run.config.num_shards)
-    return make_checkpoint(loop.run, loop.state, entries, '{"kind": "step"}\n', RECEIPT_SO_FAR)
+    lines = {"metrics": '{"kind": "step"}\n', "receipt": RECEIPT_SO_FAR}
+    return make_checkpoint(loop.run, loop.state, entries, lines)
 
 
 def at_step(run: Run, step: int, end_epoch: bool = True) -> Loop:

@@ -92,10 +92,14 @@ def read_receipt(directory: Path) -> Receipt:
     """The receipt in ``directory``; a last line cut off by a kill does not count."""
     with reading(directory / RECEIPT, *MALFORMED, remedy="name a run directory of distcnn.train"):
         receipt = parse_receipt(read_bytes(directory / RECEIPT).decode())
+    if not receipt.is_portable:
+        return receipt
     with reading(directory / ENVIRONMENT, *MALFORMED), suppress(FileNotFoundError):
         lines = checked(whole_lines(read_bytes(directory / ENVIRONMENT).decode()))
+        if not all(line["kind"] in STARTS for line in lines):
+            raise ValueError("each line must be of a start or resume")
         return replace(receipt, environment=lines)
-    return receipt
+    return receipt  # without what a receipt alone does not tell
 
 
 def parse_receipt(text: str) -> Receipt:

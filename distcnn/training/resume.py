@@ -111,7 +111,7 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
             f"--resume: the run in {directory} has other settings: {contradicting}:"
             " leave them out, or start a new run (only these may change: epochs, max_steps,"
             " patience, target_accuracy, output, how often to log, test and save, time-outs,"
-            " tracing, the path of the same data)"
+            " tracing, the path of the same data; with portable arithmetic also threads_per_rank)"
         )
     here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})

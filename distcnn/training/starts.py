@@ -81,10 +81,11 @@ def record_start(
         )
     if run.config.is_portable:
         if point:
-            directory.environment.restore(whole_text(point.directory / ENVIRONMENT))
+            directory.environment.begin_with(whole_lines_of(point.directory / ENVIRONMENT))
         directory.environment.add({"kind": kind, "step": step, **start})
         start = portable_part(start)
-        if parsed and {**parsed.receipt.starts[-1], **start} == parsed.receipt.starts[-1]:
+        last = parsed.receipt.starts[-1] if parsed else {}
+        if start == {name: last[name] for name in last if name not in ("kind", "step")}:
             return
     directory.add_receipt(kind, step, **start)
 
@@ -98,12 +99,12 @@ def is_edited(file: Path, text: str) -> bool:
     return False
 
 
-def whole_text(file: Path) -> str:
-    """The whole lines of ``file``; none if it cannot be read."""
-    with suppress(OSError, UnicodeDecodeError):
-        text = read_bytes(file).decode()
-        return text[: text.rfind("\n") + 1]
-    return ""
+def whole_lines_of(file: Path) -> bytes:
+    """``file`` up to its last line feed; nothing if it cannot be read."""
+    with suppress(OSError):
+        content = read_bytes(file)
+        return content[: content.rfind(b"\n") + 1]
+    return b""
 
 
 def machine_of(communicator: Communicator) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from distcnn.models import Model, build_model, find_model, initialise_model
 from distcnn.nn import LOSSES, Parameters, Sequential
 from distcnn.nn.losses import Loss, OwnLoss
 from distcnn.optim import Optimizer, Schedule
+from distcnn.portable import self_test
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
 from distcnn.spans import Span
@@ -115,6 +116,8 @@ def prepare_run(
     ``InputError`` is raised on all ranks.
     """
     own_shards = together(communicator, lambda: _check_world(config, communicator))
+    if config.is_portable:
+        together(communicator, _require_portable_machine)
     made = components or together(communicator, lambda: named_components(config))
     images = images or open_file(config, communicator, report)
     with Span(spans.OPEN_DATA):
@@ -195,6 +198,14 @@ def prepare_run(
         initial=initial,
         frozen=frozen,
     )
+
+
+def _require_portable_machine() -> None:
+    if found := self_test.problem():
+        raise InputError(
+            f"--arithmetic portable: this machine would compute other bits: {found}: run"
+            " python -m distcnn.doctor there, or use --arithmetic native"
+        )
 
 
 def _settle_threads(

@@ -1,4 +1,4 @@
-"""The self-test of portable arithmetic: it passes here, and finds each machine outside the promise."""
+"""The self-test of portable arithmetic passes here, and finds machines outside the promise."""
 
 from __future__ import annotations
 

@@ -58,6 +58,9 @@ def _named(values: Line) -> Line:
 class Comparison(RunRecorder):
     """Compares each line of a replay with the recorded one; ``Different`` if it is another."""
 
+    problem = ""
+    """The first difference, where it is not raised."""
+
     def __init__(
         self, receipt: Receipt, from_step: int, to_step: int, metrics: Iterable[Line] = ()
     ) -> None:
@@ -105,6 +108,25 @@ class Comparison(RunRecorder):
     def _fail(self, source: str, step: int, text: str) -> NoReturn:
         before = self._matched[source]
         raise Different(f"step {step} (last recorded step that matches: {before}): {text}")
+
+
+class Noting(Comparison):
+    """Notes the first difference, and compares nothing after it, so that the replay can go on."""
+
+    def close(self) -> None:
+        if not self.problem:
+            try:
+                super().close()
+            except Different as found:
+                self.problem = str(found)
+
+    def _compare(self, source: str, values: Line) -> Line | None:
+        if not self.problem:
+            try:
+                return super()._compare(source, values)
+            except Different as found:
+                self.problem = str(found)
+        return None
 
 
 def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> list[Line]:

@@ -19,8 +19,11 @@ from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lin
 from distcnn.training.results import METRICS, RESULT, RunResult
 
 SPEED = "images_per_second"
-MEASURED = (SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target")
-"""What a replay cannot reproduce."""
+NOT_REPLAYED = (
+    *(SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target"),
+    "spot_checks",
+)
+"""What a replay cannot reproduce, or does not do."""
 THE_RECEIPT = "the receipt"
 
 
@@ -132,7 +135,7 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
         files.append((BEST_WEIGHTS, expected.best_step, True))
     try:
         results.read_result(run)
-        found = _without(json.loads(read_bytes(run / RESULT)), *MEASURED)
+        found = _without(json.loads(read_bytes(run / RESULT)), *NOT_REPLAYED)
         problem = difference(found, expected.to_json(), RESULT, may_lack=True)
         for name, step, is_best in files:
             if not problem and (line := receipt.weights_at(step)):

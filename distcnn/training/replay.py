@@ -174,7 +174,12 @@ def follow(
 def for_replay(config: Config, data: str | None) -> Config:
     """A run's ``config`` for any ranks, without checkpoints, its data perhaps elsewhere."""
     return dataclasses.replace(
-        config, expect_ranks=0, source="", checkpoint_every=0, data=data or config.data
+        config,
+        expect_ranks=0,
+        source="",
+        checkpoint_every=0,
+        spot_check=0.0,
+        data=data or config.data,
     )
 
 

@@ -56,6 +56,7 @@ class Call:
         grads: their gradients by name; ``backward`` writes every element.
         training: False in evaluation and prediction.
         random_source: makes ``random``.
+        version: changes whenever the values of parameters have changed.
         saved: whatever ``forward`` keeps for ``backward``.
     """
 
@@ -64,6 +65,7 @@ class Call:
     grads: Mapping[str, Array] = field(default_factory=dict)
     training: bool = False
     random_source: RandomSource | None = None
+    version: int = 0
     saved: Any = None
 
     @cached_property

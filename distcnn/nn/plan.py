@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from distcnn.nn.activations import Activation, ReLU
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.dense import Dense, Flatten
@@ -21,6 +23,8 @@ from distcnn.nn.kernels.activations import ActivationKernel, OwnLayerKernel, ReL
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.convolution import ConvKernel
 from distcnn.nn.kernels.dense import DenseKernel, FlattenKernel
+from distcnn.nn.kernels.exact_convolution import ExactConvKernel
+from distcnn.nn.kernels.exact_dense import ExactDenseKernel
 from distcnn.nn.kernels.fusion import Pooling
 from distcnn.nn.kernels.pooling import AvgPoolKernel, MaxPoolKernel
 from distcnn.nn.layer import Array, Call, Layer, RandomSource, Shape, as_count
@@ -58,14 +62,22 @@ class Kernel(Protocol):
 class Stage:
     """A kernel and what its calls need; ``start`` is its first element of the flat vectors."""
 
-    def __init__(self, name: str, kernel: Kernel, values: Mapping[str, Array], start: int) -> None:
-        self.name, self.values, self.start = name, values, start
+    def __init__(
+        self,
+        name: str,
+        kernel: Kernel,
+        values: Mapping[str, Array],
+        start: int,
+        parameters: Parameters,
+    ) -> None:
+        self.name, self.values, self.start, self._parameters = name, values, start, parameters
         self.grads: Mapping[str, Array] = {}
         self._kernel = kernel
         self._forward, self._backward = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
 
     def forward(self, x: Array, training: bool, random_source: RandomSource | None) -> Array:
-        self._call = Call(self.name, self.values, self.grads, training, random_source)
+        version = self._parameters.version
+        self._call = Call(self.name, self.values, self.grads, training, random_source, version)
         with self._forward:
             return self._kernel.forward(x, self._call)
 
@@ -113,7 +125,8 @@ class Plan:
             )
         shapes = model.shapes(input_shape)
         self.output_shape = shapes[-1]
-        self._buffers = Buffers(parameters.values.dtype)
+        self._is_portable = arithmetic == PORTABLE
+        self._buffers = Buffers(np.float64 if self._is_portable else parameters.values.dtype)
         self._shapes = [(*shape, self.microbatch_size) for shape in shapes]
         self._fused = fused
         self.stages = list(self._make_stages())
@@ -210,7 +223,7 @@ class Plan:
             own = {
                 name.removeprefix(prefix): view for name, view in named if name.startswith(prefix)
             }
-            yield Stage(layer, kernel, own, start)
+            yield Stage(layer, kernel, own, start, self.parameters)
             index += kernel.layers if isinstance(kernel, ConvKernel) else 1
 
     def _kernel(self, index: int) -> Kernel:
@@ -226,7 +239,8 @@ class Plan:
             return ReLUKernel(shape, buffers, in_place, overwrite_gradient)
         match layer:
             case Conv2d():
-                return ConvKernel(layer, shape, buffers, self._pooling(index + 1), self._fused)
+                conv = ExactConvKernel if self._is_portable else ConvKernel
+                return conv(layer, shape, buffers, self._pooling(index + 1), self._fused)
             case MaxPool2d():
                 return MaxPoolKernel(layer, shape, buffers)
             case AvgPool2d():
@@ -236,7 +250,8 @@ class Plan:
             case Flatten():
                 return FlattenKernel(shape, buffers)
             case Dense():
-                return DenseKernel(layer.out_features, shape, buffers)
+                dense = ExactDenseKernel if self._is_portable else DenseKernel
+                return dense(layer.out_features, shape, buffers)
         raise AssertionError(f"{kind} has no kernel")
 
     def _kind(self, index: int) -> type[Layer] | None:

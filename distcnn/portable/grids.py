@@ -4,12 +4,13 @@ A sum of products depends on the order and grouping of its additions, which BLAS
 processor, shape and number of threads, because each addition rounds. If nothing rounds, nothing
 depends on them.
 
-**Rounding to a grid.** Let m = max |x| over an operand (a maximum is the same in any order), 2**e
-the smallest power of two above m, and b the bits that the operand may have. The operand is rounded
-to multiples of the spacing s = 2**(e - b), each element to the nearest: n * s with |n| <= 2**b.
-With C = 1.5 * 2**52 * s that is ``(x + C) - C`` in binary64: |x| <= 2**b * s <= 2**51 * s for b <=
-51, so x + C lies in [2**52 * s, 2**53 * s], where binary64 numbers are the multiples of s: the
-first operation rounds x to one (ties to even), and the second is exact. The result is never -0.
+**Rounding to a grid.** Let B be a **bound**: a power of two above all magnitudes of an operand
+(their maximum is the same in any order), and b the bits that the operand may have. The operand is
+rounded to multiples of the spacing s = B * 2**-b, each element to the nearest: n * s with |n| <=
+2**b. With the **anchor** C = 1.5 * 2**52 * s that is ``(x + C) - C`` in binary64: |x| <= 2**b * s
+<= 2**51 * s for b <= 51, so x + C lies in [2**52 * s, 2**53 * s], where binary64 numbers are the
+multiples of s: the first operation rounds x to one (ties to even), and the second is exact. The
+result is never -0.
 
 **Exactness.** Let a be on a grid of p bits with spacing s, and b on one of q bits with spacing t. A
 product of an element of each is a multiple of s*t of magnitude up to 2**(p + q) * s*t. A sum of any
@@ -22,10 +23,13 @@ no multiplication, no addition and no fused multiplication and addition of a mat
 terms rounds: every library, block size and number of threads gives the same numbers. (Zeros may
 differ in their sign, so no later operation may depend on it.)
 
-**Range.** Magnitudes of ``LIMIT`` and more, infinities and NaN make the whole operand NaN: the loss
-or gradient that they lead to is then refused on all machines alike. Below ``TINY`` grids become no
-finer, so an operand of zeros has one too. Products of two operands, with all their terms, lie
-between 2**-506 and 2**253: there is no overflow or underflow.
+A product with a constant matrix whose elements are multiples of a power of two g, and whose rows
+have sums of magnitudes up to S, adds ``ceil(log2 (S / g))`` bits, by the same argument.
+
+**Range.** Magnitudes of ``LIMIT`` and more, infinities and NaN make the bound NaN, and with it the
+anchor and the whole operand: the loss or gradient that they lead to is then refused on all machines
+alike. No bound is below ``TINY``, so an operand of zeros has one too. Products of two operands,
+with all their terms, lie between 2**-506 and 2**253: there is no overflow or underflow.
 """
 
 from __future__ import annotations
@@ -35,19 +39,41 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 PRECISION = 53
 """Bits of a binary64 number."""
-MOST_BITS = 22
-"""More bits an operand gain nothing: float32 has 24."""
-FEWEST_BITS = 16
+MOST_BITS = 24
+"""More bits an operand gain nothing: it is what float32 has."""
+MOST_TERMS = 2**17
+"""Longer sums are split, so that operands keep 18 bits; the parts are added in a fixed order."""
 LIMIT, TINY = 2.0**100, 2.0**-200
 
 
 def bits_of_terms(terms: int) -> int:
     """``ceil(log2(terms))``: the bits by which a sum of this many terms may be larger than one."""
     return (terms - 1).bit_length()
+
+
+def operand_bits(*terms: int) -> int:
+    """The bits of an operand of products whose sums have these numbers of terms (up to
+    ``MOST_TERMS`` at a time): half of what each leaves, so that the other operands have as many.
+    """
+    longest = min(max(terms), MOST_TERMS)
+    return min(MOST_BITS, (PRECISION - bits_of_terms(longest)) // 2)
+
+
+def bits_of_transform(matrix: Floats) -> int:
+    """The bits that a product with this constant matrix from the left adds."""
+    granularity = 1.0
+    while np.any(np.fmod(matrix, granularity)):
+        granularity *= 0.5
+    return math.ceil(math.log2(float(largest_row_sum(matrix)) / granularity))
+
+
+def largest_row_sum(matrix: Floats) -> float:
+    """The largest sum of the magnitudes in a row: how much products may be larger."""
+    return max(math.fsum(row) for row in np.abs(matrix).tolist())
 
 
 def require_exact(bits: int, other_bits: int, terms: int) -> None:
@@ -60,39 +86,33 @@ def require_exact(bits: int, other_bits: int, terms: int) -> None:
         )
 
 
-def anchor(spacing: float) -> float:
-    """C: what to add and then to subtract to round to multiples of ``spacing``, a power of two."""
-    return 1.5 * 2.0**52 * spacing
-
-
-def largest_magnitude(x: NDArray[np.floating]) -> float:
-    """max |x|; NaN if any element is NaN, 0 if there are none."""
-    return max(float(x.max()), -float(x.min())) if x.size else 0.0
-
-
-def exponent_of(largest: float) -> int | None:
-    """e with ``largest < 2**e``, at least that of ``TINY``; None for what has no grid."""
+def bound_of(x: NDArray[np.floating]) -> float:
+    """The smallest power of two above all magnitudes of ``x``; NaN if there is none."""
+    largest = max(float(x.max()), -float(x.min())) if x.size else 0.0
     if not largest < LIMIT:
-        return None
-    return math.frexp(max(largest, TINY))[1]
-
-
-def round_to_spacing(x: Floats, spacing: float) -> Floats:
-    """Round ``x`` to multiples of ``spacing``, in place; magnitudes up to 2**51 spacings."""
-    c = anchor(spacing)
-    x += c
-    x -= c
-    return x
-
-
-def round_to_grid(x: Floats, bits: int) -> float:
-    """Round ``x`` to its grid of ``bits``, in place; return the spacing (NaN, as ``x`` then is, for
-    what has no grid).
-    """
-    exponent = exponent_of(largest_magnitude(x))
-    if exponent is None:
-        x.fill(np.nan)
         return math.nan
-    spacing = math.ldexp(1.0, exponent - bits)
-    round_to_spacing(x, spacing)
-    return spacing
+    return math.ldexp(1.0, math.frexp(max(largest, TINY))[1])
+
+
+def anchor(bound: float, bits: int) -> float:
+    """C: added and then subtracted, it rounds magnitudes up to ``bound`` to a grid of ``bits``."""
+    return 1.5 * 2.0 ** (52 - bits) * bound
+
+
+def power_above(x: float) -> float:
+    """The smallest power of two that is not below ``x``, which is above 0."""
+    mantissa, exponent = math.frexp(x)
+    return math.ldexp(1.0, exponent - (mantissa == 0.5))
+
+
+def round_by(c: float, x: NDArray[np.floating], out: Floats) -> None:
+    """Write ``x``, rounded with the anchor ``c``, to ``out``, which may be ``x``."""
+    np.add(x, c, out=out, dtype=np.float64)
+    np.subtract(out, c, out=out)
+
+
+def round_to_grid(x: NDArray[np.floating], bits: int, out: Floats) -> float:
+    """Write ``x``, rounded to its own grid of ``bits``, to ``out``; return its bound."""
+    bound = bound_of(x)
+    round_by(anchor(bound, bits), x, out)
+    return bound

@@ -24,10 +24,12 @@ backward needs again, is kept in between. What is done to a piece is split betwe
 an epilogue (``steps.py``).
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from distcnn.nn.convolution import Conv2d
-from distcnn.nn.kernels.algorithms import Geometry, choose_tiling
+from distcnn.nn.kernels.algorithms import Geometry, Tiling, choose_tiling
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Blocking, Piece
 from distcnn.nn.kernels.fusion import FusedPool, Pooling
@@ -65,12 +67,10 @@ class ConvKernel:
 
         blocking = Blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
         self._pieces = list(blocking.pieces(padded_width, buffers))
-        im2col = UntiledIm2col if tiling.tile_width == 1 else TiledIm2col
-        algorithm = (Winograd if tiling.is_winograd else im2col)(blocking, buffers)
-        self._algorithm: Algorithm = algorithm
+        self._algorithm = algorithm = self._make_algorithm(tiling, blocking, buffers)
         weights_shape = tiling.points, filters, conv.kernel_size[0], channels, tiling.shifts
         self._weights = buffers.zeros(weights_shape)
-        self._weight_gradient = WeightGradient(blocking, buffers)
+        self._weight_gradient = self._make_weight_gradient(blocking, buffers)
         self._grad_input = buffers.images(padded_shape)
         self._input_gradient = InputGradient(blocking, buffers)
         self._shared_columns = max(conv.kernel_size[1] - conv.stride[1], 0)
@@ -89,34 +89,26 @@ class ConvKernel:
 
     def forward(self, x: Array, call: Call) -> Array:
         epilogue, algorithm = self._epilogue, self._algorithm
-        if self._padded is not None:
-            self._padded[self._interior] = x
-            x = self._padded
-        algorithm.transform_weights(
-            call.values["weight"], call.values["bias"][:, np.newaxis], self._weights
-        )
+        images = self._begin_forward(x, call)
         points, filters = self._weights.shape[:2]
         weights = self._weights.reshape(points, 1, filters, -1)
         for piece in self._pieces:
-            algorithm.transform_input(x, piece)
-            np.matmul(weights, piece.windows, out=algorithm.products(piece))
+            algorithm.transform_input(images, piece)
+            self._multiply(weights, piece.windows, algorithm.products(piece))
             algorithm.transform_products(piece)
             epilogue.take(piece)
+        self._end_forward(epilogue.result, call)
         return epilogue.result
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        epilogue, algorithm, grad_bias = self._epilogue, self._algorithm, call.grads["bias"]
+        epilogue, algorithm = self._epilogue, self._algorithm
         points, filters, height, channels, shifts = self._weights.shape
-        epilogue.begin_backward(grad_output)
+        epilogue.begin_backward(self._begin_backward(grad_output, call, input_gradient))
         self._weight_gradient.total.fill(0)
-        grad_bias.fill(0)
-        if input_gradient:
-            self._input_gradient.begin(self._weights)
         for piece in self._pieces:
             epilogue.give_gradient(piece)
             grad_products, matrices = algorithm.transform_gradient(piece, keep=input_gradient)
-            sums = np.matmul(matrices, self._ones).reshape(-1, filters)
-            grad_bias += np.add.reduce(sums, axis=0)
+            self._add_bias_gradient(matrices, call)
             self._weight_gradient.add(piece, grad_products)
             if input_gradient:
                 rows = self._input_gradient.rows(piece, algorithm.grad_products)
@@ -127,6 +119,44 @@ class ConvKernel:
         transformed = self._weight_gradient.total.reshape(points, height, channels, shifts, filters)
         algorithm.transform_weight_gradient(transformed, call.grads["weight"])
         return self._grad_input[self._interior] if input_gradient else None
+
+    # -- what portable arithmetic does in another way (``exact_convolution.py``)
+
+    def _make_algorithm(self, tiling: Tiling, blocking: Blocking, buffers: Buffers) -> Algorithm:
+        if tiling.is_winograd:
+            return Winograd(blocking, buffers)
+        return (UntiledIm2col if tiling.tile_width == 1 else TiledIm2col)(blocking, buffers)
+
+    def _make_weight_gradient(self, blocking: Blocking, buffers: Buffers) -> WeightGradient:
+        return WeightGradient(blocking, buffers)
+
+    def _multiply(self, weights: Array, windows: Array, products: Array) -> None:
+        np.matmul(weights, windows, out=products)
+
+    def _begin_forward(self, x: Array, call: Call) -> Array:
+        """Transform the weights; the padded images."""
+        bias = call.values["bias"][:, np.newaxis]
+        self._algorithm.transform_weights(call.values["weight"], bias, self._weights)
+        if self._padded is None:
+            return x
+        self._padded[self._interior] = x
+        return self._padded
+
+    def _end_forward(self, output: Array, call: Call) -> None:
+        """Change the ``output`` of all pieces where that is still to be done."""
+
+    def _begin_backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
+        """Begin the gradients; that of the output, which the pieces use."""
+        call.grads["bias"].fill(0)
+        if input_gradient:
+            self._input_gradient.begin(self._weights)
+        return grad_output
+
+    def _add_bias_gradient(self, matrices: Array, call: Call) -> None:
+        """Add the share of a piece, whose ``matrices`` are those of ``transform_gradient``."""
+        grad_bias = call.grads["bias"]
+        sums = np.matmul(matrices, self._ones).reshape(-1, len(grad_bias))
+        grad_bias += np.add.reduce(sums, axis=0)
 
 
 class WholeImages:
@@ -168,7 +198,11 @@ class WeightGradient:
         if self._transposed is not None:
             np.copyto(self._transposed[:, : piece.height], transposed)
             transposed = self._transposed[:, : piece.height]
-        np.matmul(piece.windows, transposed, out=products)
+        self._add_products(piece.windows, transposed, products)
+
+    def _add_products(self, windows: Array, transposed: Array, products: Array) -> None:
+        """Add the products of each row, (P, rows, kh*C*J, O), to the total."""
+        np.matmul(windows, transposed, out=products)
         np.add.reduce(products, axis=1, out=self._piece_sum)
         self.total += self._piece_sum
 

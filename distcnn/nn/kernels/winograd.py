@@ -1,5 +1,7 @@
 """Winograd convolution along the width (``algorithms.py``)."""
 
+import math
+
 import numpy as np
 
 from distcnn.nn.kernels.arena import Buffers
@@ -91,14 +93,29 @@ def winograd_matrices(outputs: int, taps: int) -> tuple[Array, Array, Array]:
     """
     count = outputs + taps - 1
     points = POINTS[: count - 1]
-    a, b, g = np.zeros((count, outputs)), np.zeros((count, count)), np.zeros((count, taps))
+    a, b = powers_of_points(count, outputs), np.zeros((count, count))
+    g = powers_of_points(count, taps) / denominators(count)[:, np.newaxis]
     for index, point in enumerate(points):
         others = [other for other in points if other != point]
-        a[index] = point ** np.arange(outputs)
-        g[index] = point ** np.arange(taps) / np.prod([point - other for other in others])
         b[: count - 1, index] = np.polynomial.polynomial.polyfromroots(others)
-    a[-1, -1], g[-1, -1], b[:, -1] = 1, 1, np.polynomial.polynomial.polyfromroots(points)
+    b[:, -1] = np.polynomial.polynomial.polyfromroots(points)
     return a, b, g
+
+
+def powers_of_points(count: int, exponents: int) -> Array:
+    """The powers 0 to ``exponents`` - 1 of ``count`` - 1 points, and of infinity: the highest."""
+    powers = np.zeros((count, exponents))
+    for index, point in enumerate(POINTS[: count - 1]):
+        powers[index] = point ** np.arange(exponents)
+    powers[-1, -1] = 1
+    return powers
+
+
+def denominators(count: int) -> Array:
+    """Of Lagrange's polynomials for ``count`` - 1 points, and 1 for infinity; they are exact."""
+    points = POINTS[: count - 1]
+    products = [math.prod(point - other for other in points if other != point) for point in points]
+    return np.array([*products, 1.0])
 
 
 def _matrix(array: Array) -> Array:

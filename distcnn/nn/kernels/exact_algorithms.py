@@ -1,0 +1,178 @@
+"""The algorithms of a convolution (``algorithms.py``) in portable arithmetic.
+
+Operands of matrix products are rounded to grids, so that the products are exact
+(``distcnn.portable.grids``). With im2col these are the images d, the weights w and the gradients
+dy themselves. With Winograd they are V, U and dM, which the transforms make of them. These are
+products too, with small constant matrices, and exact as well: d and dy are rounded before them, to
+as many bits as float32 has, M and dV before A^T and B. (The denominators of G are divided by after
+the product, or before its transpose.)
+
+Bounds of what a transform or a product writes follow from those of its operands, so nothing but
+the images, weights and gradients is searched for its largest magnitude.
+"""
+
+import math
+from typing import Protocol
+
+import numpy as np
+
+from distcnn.nn.kernels.arena import Buffers
+from distcnn.nn.kernels.blocking import Blocking, Piece
+from distcnn.nn.kernels.exact_products import add_in_order, store_gradient
+from distcnn.nn.kernels.im2col import TiledIm2col, UntiledIm2col
+from distcnn.nn.kernels.steps import Algorithm
+from distcnn.nn.kernels.winograd import Winograd, denominators, powers_of_points
+from distcnn.nn.layer import Array
+from distcnn.portable.grids import (
+    MOST_BITS,
+    PRECISION,
+    anchor,
+    bits_of_terms,
+    bits_of_transform,
+    largest_row_sum,
+    operand_bits,
+    power_above,
+    round_by,
+    round_to_grid,
+)
+
+
+class ExactAlgorithm(Algorithm, Protocol):
+    """An algorithm that is told the bounds of its operands."""
+
+    input_bits: int
+    """To which the images are rounded."""
+    grad_bits: int
+    """To which the gradients of the output are rounded."""
+
+    def round_weights(self, weight: Array, transformed: Array) -> None:
+        """Write U, rounded, to ``transformed``, for ``weight`` (O, C, kh, kw)."""
+
+    def begin_forward(self, input_bound: float) -> None:
+        """Take the bound of the images of the pass that follows."""
+
+    def begin_backward(self, grad_bound: float) -> None:
+        """Take the bound of the output's gradient for the pass that follows."""
+
+
+class Bits:
+    """The bits of V, U and dM for the sums of terms in M, dU and dV."""
+
+    def __init__(self, blocking: Blocking) -> None:
+        geometry, kernel_height = blocking.geometry, blocking.geometry.kernel[0]
+        self.product_terms = kernel_height * geometry.channels * blocking.tiling.shifts  # kh*C*J
+        self.input_gradient_terms = kernel_height * geometry.filters
+        self.rows = operand_bits(self.product_terms, blocking.columns)
+        self.weights = operand_bits(self.product_terms, self.input_gradient_terms)
+        self.gradients = operand_bits(blocking.columns, self.input_gradient_terms)
+
+
+class ExactIm2col:
+    """What both ways of im2col share in portable arithmetic."""
+
+    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
+        super().__init__(blocking, buffers)  # type: ignore[call-arg]
+        self._bits = Bits(blocking)
+        self.input_bits, self.grad_bits = self._bits.rows, self._bits.gradients
+
+    def round_weights(self, weight: Array, transformed: Array) -> None:
+        first, *others = transformed  # the same for all points
+        round_to_grid(weight.swapaxes(1, 2), self._bits.weights, first)
+        for copy in others:
+            np.copyto(copy, first)
+
+    def begin_forward(self, input_bound: float) -> None:
+        pass  # rows of V are the images
+
+    def begin_backward(self, grad_bound: float) -> None:
+        pass
+
+    def transform_products(self, piece: Piece) -> None:
+        pass  # the bias is added by the kernel
+
+    def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
+        total = transformed[0].copy()
+        add_in_order(transformed[1:], total)
+        store_gradient(total.transpose(3, 1, 0, 2), grad_weight)
+
+
+class ExactTiledIm2col(ExactIm2col, TiledIm2col):
+    """``TiledIm2col`` in portable arithmetic."""
+
+
+class ExactUntiledIm2col(ExactIm2col, UntiledIm2col):
+    """``UntiledIm2col`` in portable arithmetic."""
+
+
+class ExactWinograd(Winograd):
+    """``Winograd`` in portable arithmetic."""
+
+    input_bits = grad_bits = MOST_BITS
+
+    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
+        super().__init__(blocking, buffers)
+        self._bits = bits = Bits(blocking)
+        self._a_transposed = np.ascontiguousarray(self._a.T)
+        points = blocking.tiling.points
+        self._numerators = powers_of_points(points, blocking.geometry.kernel[1])
+        self._denominators = denominators(points).reshape(-1, 1, 1, 1, 1)
+        self._row_growth, self._grad_growth = (
+            power_above(largest_row_sum(matrix)) for matrix in (self._b_transposed, self._a)
+        )
+        self._product_growth = 2.0 ** bits_of_terms(bits.product_terms)
+        self._input_gradient_growth = 2.0 ** bits_of_terms(bits.input_gradient_terms)
+        self._product_bits = PRECISION - bits_of_transform(self._a_transposed)
+        self._grad_row_bits = PRECISION - bits_of_transform(self._b)
+        self._weight_gradient_bits = PRECISION - bits_of_transform(self._numerators.T)
+        self._weight_bound = self._row_bound = math.nan
+
+    def round_weights(self, weight: Array, transformed: Array) -> None:
+        rounded = np.empty(weight.shape)
+        round_to_grid(weight, MOST_BITS, rounded)
+        by_column = rounded.transpose(3, 0, 2, 1).reshape(weight.shape[3], -1)
+        numerators = (self._numerators @ by_column).reshape(transformed.shape)
+        np.divide(numerators, self._denominators, out=transformed)
+        self._weight_bound = round_to_grid(transformed, self._bits.weights, transformed)
+
+    def begin_forward(self, input_bound: float) -> None:
+        self._row_bound = input_bound * self._row_growth
+        product_bound = self._row_bound * self._weight_bound * self._product_growth
+        self._row_anchor = anchor(self._row_bound, self._bits.rows)
+        self._product_anchor = anchor(product_bound, self._product_bits)
+
+    def begin_backward(self, grad_bound: float) -> None:
+        bound = grad_bound * self._grad_growth
+        row_bound = bound * self._weight_bound * self._input_gradient_growth
+        self._gradient_anchor = anchor(bound, self._bits.gradients)
+        self._grad_row_anchor = anchor(row_bound, self._grad_row_bits)
+
+    def transform_input(self, x: Array, piece: Piece) -> None:
+        super().transform_input(x, piece)
+        round_by(self._row_anchor, piece.fresh_rows, piece.fresh_rows)
+
+    def transform_products(self, piece: Piece) -> None:
+        products = self.products(piece)
+        round_by(self._product_anchor, products, products)
+        tiled = self._tiled[:, : piece.height]
+        np.matmul(self._a_transposed, _matrix(products), out=_matrix(tiled))
+
+    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
+        products, bias_products = super().transform_gradient(piece, keep)
+        round_by(self._gradient_anchor, products, products)
+        return products, bias_products
+
+    def transform_input_gradient(self, grad_rows: Array, grad_x: Array, shared: int) -> None:
+        round_by(self._grad_row_anchor, grad_rows, grad_rows)
+        super().transform_input_gradient(grad_rows, grad_x, shared)
+
+    def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
+        filters, channels, kernel_height, kernel_width = grad_weight.shape
+        quotients = transformed / self._denominators
+        round_to_grid(quotients, self._weight_gradient_bits, quotients)
+        by_column = self._numerators.T @ quotients.reshape(len(quotients), -1)
+        shape = kernel_width, kernel_height, channels, filters
+        store_gradient(by_column.reshape(shape).transpose(3, 2, 1, 0), grad_weight)
+
+
+def _matrix(array: Array) -> Array:
+    return array.reshape(len(array), -1)

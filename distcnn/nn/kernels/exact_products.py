@@ -1,0 +1,31 @@
+"""Products of matrices on grids, which are exact (``distcnn.portable.grids``)."""
+
+import numpy as np
+
+from distcnn.nn.layer import Array
+from distcnn.portable.grids import MOST_TERMS
+
+
+def multiply(a: Array, b: Array, out: Array) -> None:
+    """Write ``a @ b`` to ``out``. Sums of more than ``MOST_TERMS`` terms are split: their parts are
+    exact, and added one after another.
+    """
+    terms = a.shape[-1]
+    if terms <= MOST_TERMS:
+        np.matmul(a, b, out=out)
+        return
+    out.fill(0)
+    for start in range(0, terms, MOST_TERMS):
+        part = slice(start, start + MOST_TERMS)
+        out += np.matmul(a[..., part], b[..., part, :])
+
+
+def add_in_order(terms: Array, total: Array) -> None:
+    """Add ``terms[0]``, ``terms[1]``, ... to ``total``, one after another."""
+    for term in terms:
+        total += term
+
+
+def store_gradient(exact: Array, out: Array) -> None:
+    """Write ``exact`` to ``out``, rounded to its type; zeros become +0."""
+    np.add(exact, 0.0, out=out, casting="same_kind")

@@ -23,7 +23,8 @@ def checksum(values: Array) -> int:
     It finds any flipped bit, and other changes but for one in 2**32. -0 counts as +0, and all NaNs
     count as one.
     """
-    plain = np.add(values, 0.0, order="C")
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        plain = np.add(values, 0.0, order="C")
     if (unknown := np.isnan(plain)).any():
         plain[unknown] = np.nan
     return zlib.crc32(plain.data)

@@ -19,7 +19,7 @@ labels of each span; with overlap, ``ALLREDUCE`` is on the thread that sums:
         REDUCE                                      bucket, nbytes, is_last
             ALLREDUCE (bucket, nbytes), LOCAL_SUM (in shared memory)
         WAIT_FOR_SUMS                               with overlap
-        SPOT_CHECK                                  in some steps of a run with spot checks
+        SPOT_CHECK                                  in steps with a spot check
         UPDATE
 """
 

@@ -10,7 +10,6 @@ import numpy as np
 from distcnn.nn import Plan
 from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Labels, Loss
-from distcnn.nn.plan import Backward
 
 Checksums = dict[str, int | None]
 """A checksum for each thing that is computed, by its name, in the order in which an error spreads;
@@ -39,25 +38,26 @@ def first_difference(checksums: Checksums, other: Checksums) -> str:
 
 
 class Recording:
-    """Stands in for a plan and a loss: computes the same bits, and notes ``checksums``.
+    """Stands in for a plan, its loss and its backward pass: has the same methods, computes the same
+    bits, and notes ``checksums``.
 
-    The gradients of parameters are noted where they lie when they are about to be added.
+    Gradients of parameters are noted where they lie when they are about to be added.
     """
 
     def __init__(self, plan: Plan, loss: Loss) -> None:
-        self.plan = plan
-        self._loss = loss
-        self._extents = dict(_extents(plan))
+        self._plan, self._loss = plan, loss
+        self._layers = dict(_layers_of_stages(plan))
+        self._starts = {stage.name: stage.start for stage in plan.stages}
         self.checksums: Checksums = dict.fromkeys(self._names())
 
     def forward(
         self, images: Array, training: bool = False, random_source: RandomSource | None = None
     ) -> Array:
-        """As ``Plan.forward``."""
+        """As of ``Plan``."""
         x = images
-        for stage in self.plan.stages:
+        for stage in self._plan.stages:
             x = stage.forward(x, training, random_source)
-            self._note(self._output(stage.name), x)
+            self._note(f"output of {self._layers[stage.name]} (forward)", x)
         return x
 
     def loss(self, outputs: Array, labels: Labels, weights: Array) -> tuple[float, Array]:
@@ -68,66 +68,43 @@ class Recording:
         return loss_sum, grad_outputs
 
     def backward(self, grad_output: Array, out: Array) -> None:
-        """As ``Plan.backward``."""
+        """As of ``Plan``."""
         self.start_backward(grad_output, out).advance(until=0)
 
-    def start_backward(self, grad_output: Array, out: Array) -> RecordedBackward:
-        """As ``Plan.start_backward``."""
-        return RecordedBackward(self, self.plan.start_backward(grad_output, out), out)
+    def start_backward(self, grad_output: Array, out: Array) -> Recording:
+        """As of ``Plan``."""
+        self._backward, self._out = self._plan.start_backward(grad_output, out), out
+        self._complete_from = self._noted_from = out.size
+        return self
 
-    def note_input_gradient(self, layer: str, gradient: Array) -> None:
-        self._note(self._input_gradient(layer), gradient)
-
-    def note_gradients(self, out: Array, start: int, stop: int) -> None:
-        """Note the gradients of the parameters in the elements ``start`` to ``stop`` of ``out``."""
-        for parameter, span in self.plan.parameters.slices.items():
-            if start <= span.start < stop:
-                self._note(_gradient(parameter), out[span])
+    def advance(self, until: int) -> None:
+        """As of ``Backward``."""
+        while self._complete_from > until and (layer := self._backward.next_layer()):
+            self._complete_from = self._starts[layer]
+            name = f"input gradient of {self._layers[layer]} (backward)"
+            self._note(name, self._backward.gradient)
+        for parameter, span in self._plan.parameters.slices.items():
+            if until <= span.start < self._noted_from:
+                self._note(f"gradient of {parameter} (backward)", self._out[span])
+        self._noted_from = until
 
     def _note(self, name: str, values: Array) -> None:
         self.checksums[name] = checksum(values)
 
     def _names(self) -> Iterator[str]:
-        stages, parameters = self.plan.stages, self.plan.parameters
-        yield from (self._output(stage.name) for stage in stages)
+        """All that will be noted."""
+        yield from (f"output of {layers} (forward)" for layers in self._layers.values())
         yield from ("loss", "gradient of the loss")
-        for stage in reversed(stages):
-            yield from (
-                _gradient(name) for name in parameters.slices if name.startswith(f"{stage.name}.")
-            )
-            yield self._input_gradient(stage.name)
-
-    def _output(self, layer: str) -> str:
-        return f"output of {self._extents[layer]} (forward)"
-
-    def _input_gradient(self, layer: str) -> str:
-        return f"input gradient of {self._extents[layer]} (backward)"
+        for stage, layers in reversed(self._layers.items()):
+            for parameter in self._plan.parameters.slices:
+                if parameter.startswith(f"{stage}."):
+                    yield f"gradient of {parameter} (backward)"
+            yield f"input gradient of {layers} (backward)"
 
 
-def _gradient(parameter: str) -> str:
-    return f"gradient of {parameter} (backward)"
-
-
-def _extents(plan: Plan) -> Iterator[tuple[str, str]]:
-    """For each stage, its layers as text: "conv1", or "conv1 to relu1" if they run as one."""
+def _layers_of_stages(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Each stage's layers as text: "conv1", or "conv1 to relu1" where they run as one."""
     names, starts = plan.model.names, [stage.name for stage in plan.stages]
-    for name, following in zip(starts, [*starts[1:], None], strict=True):
+    for first, following in zip(starts, [*starts[1:], None], strict=True):
         last = names[names.index(following) - 1 if following else -1]
-        yield name, name if last == name else f"{name} to {last}"
-
-
-class RecordedBackward:
-    """As ``Backward``."""
-
-    def __init__(self, recording: Recording, backward: Backward, out: Array) -> None:
-        self._recording, self._backward, self._out = recording, backward, out
-        self._starts = {stage.name: stage.start for stage in recording.plan.stages}
-        self._complete_from = self._noted_from = out.size
-
-    def advance(self, until: int) -> None:
-        """As ``Backward.advance``."""
-        while self._complete_from > until and (layer := self._backward.next_layer()):
-            self._complete_from = self._starts[layer]
-            self._recording.note_input_gradient(layer, self._backward.gradient)
-        self._recording.note_gradients(self._out, until, self._noted_from)
-        self._noted_from = until
+        yield first, first if last == first else f"{first} to {last}"

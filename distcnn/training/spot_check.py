@@ -52,7 +52,11 @@ class Schedule:
         self._seed, self._threshold, self._hosts = seed, fraction * 2.0**64, hosts
         ranks = range(len(hosts))
         self._shards = [shards_of_rank(num_shards, len(hosts), rank) for rank in ranks]
-        self._checkers = [others(hosts, {rank}) or [rank] for rank in ranks]
+        away = {host: others(hosts, {hosts.index(host)}) for host in set(hosts)}
+        if len(away) > 1:  # the ranks of a host share a list
+            self._checkers = [away[host] for host in hosts]
+        else:
+            self._checkers = [others(hosts, {rank}) or [rank] for rank in ranks]
 
     def checks(self, step: int) -> list[Check]:
         most = max(map(len, self._shards))
@@ -106,10 +110,15 @@ class SpotCheck:
     """
 
     def __init__(
-        self, schedule: Schedule, communicator: Communicator, lane: Lane, streams: Streams
+        self,
+        schedule: Schedule,
+        communicator: Communicator,
+        lane: Lane,
+        loss: Loss,
+        streams: Streams,
     ) -> None:
         self._schedule, self._communicator = schedule, communicator
-        self._lane, self._streams = lane, streams
+        self._lane, self._loss, self._streams = lane, loss, streams
         values = lane.plan.parameters.values
         self._gradient: Array = allocate(values.shape, values.dtype)
         self._checks: list[Check] = []
@@ -122,16 +131,16 @@ class SpotCheck:
         self._step, self._checks = step, self._schedule.checks(step)
         self._watched.clear()
 
-    def watch(self, shard: int, lane: Lane, loss: Loss) -> Recording | None:
+    def watch(self, shard: int, lane: Lane) -> Recording | None:
         """What computes the filled microbatch of ``lane``; None if it is not checked."""
         if all(check.shard != shard for check in self._checks):
             return None
-        recording = Recording(lane.plan, loss)
+        recording = Recording(lane.plan, self._loss)
         arrays = tuple(array.copy() for array in _arrays_of(lane.microbatch))
         self._watched[shard] = Evidence(shard, arrays, recording.checksums)
         return recording
 
-    def compare(self, loss: Loss) -> None:
+    def compare(self) -> None:
         """Repeat each other's shards; ``SpotCheckFailure`` on all ranks if one differs. Collective.
 
         A shard that failed is compared as far as it was computed.
@@ -142,7 +151,7 @@ class SpotCheck:
         with _SPAN:
             checkers = {check.shard: check.checker for check in self._checks}
             received = self._send(lambda evidence: checkers[evidence.shard])
-            repeated = [(each, self._repeat(each, loss)) for each in received]
+            repeated = [(each, self._repeat(each)) for each in received]
             differing = [
                 (each.shard, each.checksums, checksums)
                 for each, checksums in repeated
@@ -152,7 +161,7 @@ class SpotCheck:
                 each for of_rank in self._communicator.allgather(differing) for each in of_rank
             ]
             if found:
-                raise self._failure(*min(found, key=lambda each: each[0]), loss)
+                raise self._failure(*min(found, key=lambda each: each[0]))
 
     def _send(self, receiver: Callable[[Evidence], int | None]) -> list[Evidence]:
         """Send what this rank has watched, and receive what others have. Collective."""
@@ -162,26 +171,24 @@ class SpotCheck:
                 outgoing[rank].append(evidence)
         return [each for of_rank in self._communicator.exchange(outgoing) for each in of_rank]
 
-    def _repeat(self, evidence: Evidence, loss: Loss) -> Checksums:
+    def _repeat(self, evidence: Evidence) -> Checksums:
         plan, batch = self._lane
         for buffer, values in zip(_arrays_of(batch), evidence.arrays, strict=True):
             np.copyto(buffer, values)
-        recording, streams = Recording(plan, loss), self._streams(self._step, evidence.shard)
+        recording, streams = Recording(plan, self._loss), self._streams(self._step, evidence.shard)
         with suppress(TrainingError), numpy_settings():
             logits = recording.forward(batch.images, True, streams)
             _, grad_logits = recording.loss(logits, batch.labels, batch.weights)
             recording.backward(grad_logits, out=self._gradient)
         return recording.checksums
 
-    def _failure(
-        self, shard: int, own: Checksums, other: Checksums, loss: Loss
-    ) -> SpotCheckFailure:
+    def _failure(self, shard: int, own: Checksums, other: Checksums) -> SpotCheckFailure:
         """Who is wrong, by the word of a third rank if there is one. Collective."""
         hosts = self._communicator.hosts
         _, owner, checker = next(check for check in self._checks if check.shard == shard)
         third = next(iter(others(hosts, {owner, checker})), None)
         received = self._send(lambda evidence: third if evidence.shard == shard else None)
-        repeated = self._communicator.allgather([self._repeat(each, loss) for each in received])
+        repeated = self._communicator.allgather([self._repeat(each) for each in received])
         results = [(owner, own), (checker, other)]
         results += [(rank, each) for rank, of_rank in enumerate(repeated) for each in of_rank]
         text, suspects = verdict(results, hosts)

@@ -94,7 +94,7 @@ class TrainingStep:
                 self.spot_check.begin(step)
             totals = self._sum_gradients(Position(step, epoch, step_of_epoch))
             if self.spot_check:
-                self.spot_check.compare(self.loss)
+                self.spot_check.compare()
             self.failures.raise_first(totals)
             # The next step's sums reject values that overflow here.
             parameters, gradient = self.lane.plan.parameters, self.reducer.gradient
@@ -142,10 +142,8 @@ class TrainingStep:
 
     def _watched(self, shard: Part, lane: Lane) -> tuple[Plan | Recording, Loss]:
         """What computes the filled lane: a recording of it if another rank will repeat it."""
-        check = self.spot_check
-        if check and (recording := check.watch(shard.index, lane, self.loss)):
-            return recording, recording.loss
-        return lane.plan, self.loss
+        recording = self.spot_check.watch(shard.index, lane) if self.spot_check else None
+        return (recording, recording.loss) if recording else (lane.plan, self.loss)
 
     def _pass_on_stop_request(self) -> None:
         if self.stop_request():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from distcnn.config import Config
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError
 from distcnn.nn.layer import Array
+from distcnn.nn.losses import Labels, softmax_cross_entropy
 from distcnn.training.loop import Loop
+from distcnn.training.setup import named_components, prepare_run
 from distcnn.training.spot_check import Check, Schedule, SpotCheckFailure, others, verdict
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
-from tests.support.training_fixtures import prepare
 
 
 @pytest.mark.parametrize(
@@ -102,18 +105,19 @@ def test_without_a_majority_all_are_suspects() -> None:
 
 def test_nothing_is_updated_after_a_difference(image_set: MakeImageSet) -> None:
     """In one process, with a loss that is wrong once."""
-    run = prepare(image_set(), spot_check=1.0)
-    step, loss, calls = run.training_step, run.training_step.loss, 0
+    calls = 0
 
-    def failing(outputs: Array, labels: Array, weights: Array) -> tuple[float, Array]:
+    def failing(outputs: Array, labels: Labels, weights: Array) -> tuple[float, Array]:
         nonlocal calls
         calls += 1
-        loss_sum, gradient = loss(outputs, labels, weights)  # type: ignore[arg-type]
+        loss_sum, gradient = softmax_cross_entropy(outputs, labels, weights)
         if calls == 16 + 3:  # the third shard of the second step
             gradient.view(np.uint32)[2, 1] ^= np.uint32(1)
         return loss_sum, gradient
 
-    step.loss = failing  # type: ignore[assignment]
+    config = Config(data=str(image_set()), model="tutorial", microbatch_size=8, spot_check=1.0)
+    components = replace(named_components(config), loss=failing)
+    run = prepare_run(config, Communicator(), print, components)
     state = State()
     loop = Loop(run, state)
     loop.go_to(1)

@@ -18,7 +18,7 @@ from distcnn.random_streams import layer_streams
 from distcnn.spans import Span
 from distcnn.training.failures import ShardFailures
 from distcnn.training.recording import Recording
-from distcnn.training.spot_check import Schedule, SpotCheck
+from distcnn.training.spot_check import SpotCheck, SpotCheckSchedule
 from distcnn.training.step import Counts, Lane, Position, StopRequest, TrainingStep
 
 MOST_LANES = 8
@@ -115,6 +115,8 @@ def make_step(
     failures = ShardFailures(loss, reducer, streams, communicator)
     spot_check = None
     if config.spot_check:
-        schedule = Schedule(config.seed, config.spot_check, config.num_shards, communicator.hosts)
+        schedule = SpotCheckSchedule(
+            config.seed, config.spot_check, config.num_shards, communicator.hosts
+        )
         spot_check = SpotCheck(schedule, communicator, lane, loss, streams)
     return kind(lanes, loss, updater, shards, reducer, failures, streams, stop_request, spot_check)

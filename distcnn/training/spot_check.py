@@ -40,7 +40,7 @@ class Check(NamedTuple):
     checker: int
 
 
-class Schedule:
+class SpotCheckSchedule:
     """Which shards are checked in a step, and by which rank: the same on all ranks.
 
     A shard is checked with probability ``fraction``. The first shards of all ranks are checked in
@@ -111,7 +111,7 @@ class SpotCheck:
 
     def __init__(
         self,
-        schedule: Schedule,
+        schedule: SpotCheckSchedule,
         communicator: Communicator,
         lane: Lane,
         loss: Loss,

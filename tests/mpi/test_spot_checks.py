@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.training.spot_check import Check, Schedule
+from distcnn.training.spot_check import Check, SpotCheckSchedule
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, as_flags, launcher_of
 from tests.support.training_fixtures import EXIT_STOPPED, train
 
-EXIT_INPUT, EXIT_TRAINING = 2, 3
+EXIT_INPUT, EXIT_TRAINING, EXIT_STALLED = 2, 3, 4
 SEED, SHARDS, EPOCH_STEPS = 5, 8, 7
 NETWORK = "tests.support.faulty:network"
 SMALL = as_flags(num_shards=SHARDS, microbatch_size=4, seed=SEED, eval_every_epochs=0)
@@ -69,7 +69,7 @@ def cluster(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path, path: str
 
 def first_check(hosts: str, fraction: float, rank: int, from_step: int = 0) -> tuple[int, Check]:
     """The first step with a check in which ``rank`` takes part, and the first such check."""
-    schedule = Schedule(SEED, fraction, SHARDS, hosts)
+    schedule = SpotCheckSchedule(SEED, fraction, SHARDS, hosts)
     for step in range(from_step, from_step + 1000):
         if found := [check for check in schedule.checks(step) if rank in check[1:]]:
             return step, min(found)
@@ -129,7 +129,7 @@ def test_a_rank_that_is_always_wrong_is_found_in_the_expected_step(
 def test_the_rank_that_repeats_may_be_the_one_at_fault(cluster: Cluster) -> None:
     where = {"FAULT": "repetition", "FAULT_RANKS": "1", "FAULT_STEP": "3"}
     text = cluster.fails("aab", "--spot-check", "1", **where)
-    checks = Schedule(SEED, 1, SHARDS, "aab").checks(3)
+    checks = SpotCheckSchedule(SEED, 1, SHARDS, "aab").checks(3)
     shard, owner, _ = min(check for check in checks if check.checker == 1)
     assert text.startswith(f"spot check: step 3, shard {shard}: ")
     assert f"that rank 1 (host a) computed is not the one that rank {owner} (host b)" in text
@@ -214,6 +214,16 @@ def test_numbers_that_are_not_finite_are_reported_as_without_them(
         errors.append(next(line for line in printed.splitlines() if "error: " in line))
     assert errors[0] == errors[1]
     assert "the training has diverged" in errors[0]
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_meanwhile_is_named(cluster: Cluster) -> None:
+    flags = as_flags(model=NETWORK, spot_check=1, stall_timeout=2)
+    code, printed = cluster.train("aaa", *flags, FAULT="hang", FAULT_RANKS="1")
+    assert code == EXIT_STALLED
+    (late,) = (line for line in printed.splitlines() if line.startswith("late: "))
+    assert late.startswith("late: rank 1 on host a ")
+    assert "step 0, repeating shards for a spot check, for " in late
 
 
 def test_ranks_that_round_differently_are_refused(cluster: Cluster) -> None:

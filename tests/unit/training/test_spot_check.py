@@ -15,7 +15,7 @@ from distcnn.nn.layer import Array
 from distcnn.nn.losses import Labels, softmax_cross_entropy
 from distcnn.training.loop import Loop
 from distcnn.training.setup import named_components, prepare_run
-from distcnn.training.spot_check import Check, Schedule, SpotCheckFailure, others, verdict
+from distcnn.training.spot_check import Check, SpotCheckFailure, SpotCheckSchedule, others, verdict
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
 
@@ -39,7 +39,7 @@ def test_other_ranks_are_on_other_hosts_if_there_are_any(
 
 @pytest.mark.parametrize("hosts", ["a", "aa", "abc", "aabb", "aaabbbccc", "aaaaab"])
 def test_a_rank_never_checks_itself_and_checks_other_hosts_in_turn(hosts: str) -> None:
-    schedule, seen = Schedule(0, 1.0, 12, hosts), set()
+    schedule, seen = SpotCheckSchedule(0, 1.0, 12, hosts), set()
     for step in range(200):
         checks = schedule.checks(step)
         assert sorted(check.shard for check in checks) == list(range(12))
@@ -53,18 +53,18 @@ def test_a_rank_never_checks_itself_and_checks_other_hosts_in_turn(hosts: str) -
 
 
 def test_a_shard_is_checked_with_the_probability_that_is_asked_for() -> None:
-    schedule = Schedule(3, 0.1, 8, "abc")
+    schedule = SpotCheckSchedule(3, 0.1, 8, "abc")
     checks = [schedule.checks(step) for step in range(4000)]
     counts = Counter(check.shard for of_step in checks for check in of_step)
     assert set(counts) == set(range(8))
     assert all(abs(count - 400) < 4 * np.sqrt(400 * 0.9) for count in counts.values())
-    assert Schedule(3, 0.0, 8, "abc").checks(0) == []
-    assert Schedule(4, 0.1, 8, "abc").checks(5) != schedule.checks(5) or checks[5] == []
+    assert SpotCheckSchedule(3, 0.0, 8, "abc").checks(0) == []
+    assert SpotCheckSchedule(4, 0.1, 8, "abc").checks(5) != schedule.checks(5) or checks[5] == []
 
 
 def test_ranks_check_each_other_at_the_same_time() -> None:
     """So that a step takes no more time on many ranks than on a few."""
-    schedule = Schedule(0, 0.2, 16, "abcd")
+    schedule = SpotCheckSchedule(0, 0.2, 16, "abcd")
     for step in range(100):
         repeats = Counter(check.checker for check in schedule.checks(step))
         assert len(set(repeats.values())) <= 1
@@ -73,7 +73,7 @@ def test_ranks_check_each_other_at_the_same_time() -> None:
 
 def test_the_schedule_never_changes() -> None:
     """A test and a bug report name steps by it."""
-    schedule = Schedule(5, 0.05, 8, "ab")
+    schedule = SpotCheckSchedule(5, 0.05, 8, "ab")
     assert {step: checks for step in range(11) if (checks := schedule.checks(step))} == {
         5: [Check(0, 0, 1), Check(4, 1, 0)],
         9: [Check(0, 0, 1), Check(4, 1, 0)],

@@ -244,7 +244,7 @@ class Plan:
             case AvgPool2d():
                 return AvgPoolKernel(layer, shape, buffers)
             case Activation():
-                return ActivationKernel(layer, shape, buffers)
+                return ActivationKernel(layer, shape, buffers, self.arithmetic)
             case Flatten():
                 return FlattenKernel(shape, buffers)
             case Dense():

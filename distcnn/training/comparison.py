@@ -19,8 +19,11 @@ from distcnn.training.line_files import SPEED
 from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lines
 from distcnn.training.results import METRICS, RESULT, RunResult
 
-MEASURED = (SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target")
-"""What a replay cannot reproduce."""
+NOT_REPLAYED = (
+    *(SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target"),
+    "spot_checks",
+)
+"""What a replay cannot reproduce, or does not do."""
 THE_RECEIPT = "the receipt"
 
 
@@ -153,7 +156,7 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
         files.append((BEST_WEIGHTS, replayed.best_step, True))
     try:
         expected = _expected_result(receipt, replayed, results.read_result(run))
-        found = _without(json.loads(read_bytes(run / RESULT)), *MEASURED)
+        found = _without(json.loads(read_bytes(run / RESULT)), *NOT_REPLAYED)
         problem = difference(found, expected.to_json(), RESULT, may_lack=True)
         for name, step, is_best in files:
             if not problem and (line := receipt.weights_at(step)):

@@ -251,7 +251,8 @@ def for_replay(config: Config, data: str | None) -> Config:
     """A run's ``config`` for any ranks, without checkpoints, its data perhaps elsewhere."""
     threads = Config.threads_per_rank if config.is_portable else config.threads_per_rank
     here: dict[str, Any] = {"expect_ranks": 0, "source": "", "threads_per_rank": threads}
-    return dataclasses.replace(config, **here, checkpoint_every=0, data=data or config.data)
+    here |= {"checkpoint_every": 0, "spot_check": 0.0}
+    return dataclasses.replace(config, **here, data=data or config.data)
 
 
 def _compare_data(receipt: Receipt, run: Run) -> None:

@@ -44,6 +44,7 @@ OPTIONAL = (
     "best_validation_accuracy",
     "stopped_early",
     "arithmetic",
+    "spot_checks",
 )
 """What ``result.json`` has only where it is not None."""
 
@@ -104,6 +105,8 @@ class RunResult:
         validation_loss, validation_accuracy: after the last step.
         best_validation_accuracy: after ``best_step``.
         stopped_early: whether ``patience`` ended the run; None without it.
+        spot_checks: shards that another rank has repeated, all with the same result; None without
+            ``spot_check``.
         target_accuracy, target_reached: None without a target.
         seconds_to_target: from the start of the first step, tests included; None if not reached.
         world_size: the ranks that the run began on.
@@ -137,6 +140,7 @@ class RunResult:
     validation_accuracy: float | None = None
     best_validation_accuracy: float | None = None
     stopped_early: bool | None = None
+    spot_checks: int | None = None
     target_accuracy: float | None = None
     target_reached: bool | None = None
     seconds_to_target: float | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from distcnn.config import as_flag
 from distcnn.system.files import read_bytes, reading
 from distcnn.system.wording import counted, first_few
-from distcnn.training.comparison import SPEED
+from distcnn.training.line_files import SPEED
 from distcnn.training.receipt import MALFORMED, Line, Receipt, read_receipt, whole_lines
 from distcnn.training.results import METRICS
 from distcnn.user_code import compare_sources

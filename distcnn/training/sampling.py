@@ -163,13 +163,16 @@ def _read(
     return begin, metrics, end, ""
 
 
+NO_LINES = {"metrics": "", "receipt": ""}
+
+
 def compare_with_checkpoint(replay: Replay, checkpoint: Checkpoint) -> None:
     """``Different`` unless the replay has come to all that ``checkpoint`` holds: weights,
     optimizer, ledger, counts, but for times. Collective.
     """
     run, state = replay.run, replay.state
     entries = all_entries(run.training_step.ledger, run.communicator, run.config.num_shards)
-    stored, found = _content(checkpoint), _content(make_checkpoint(run, state, entries, "", ""))
+    stored, found = _content(checkpoint), _content(make_checkpoint(run, state, entries, NO_LINES))
     for name in {**stored, **found}:
         if (before := stored.get(name)) != (now := found.get(name)):
             raise Different(

@@ -189,6 +189,13 @@ def prepare_run(
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
         config = _settle_threads(config, communicator, report)
+        if config.spot_check:
+            consistency.require_comparable(config.arithmetic, communicator)
+            if communicator.world_size == 1:
+                report(
+                    "notice: in one process --spot-check repeats shards on the same processor: it"
+                    " finds only faults that come and go"
+                )
         software = consistency.same_software(communicator, report, config.is_portable)
     return Run(
         config=config,

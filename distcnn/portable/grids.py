@@ -70,7 +70,7 @@ def bits_of_transform(matrix: Floats) -> int:
     granularity = 1.0
     while np.any(np.fmod(matrix, granularity)):
         granularity *= 0.5
-    return math.ceil(math.log2(float(largest_row_sum(matrix)) / granularity))
+    return math.frexp(power_above(largest_row_sum(matrix) / granularity))[1] - 1
 
 
 def largest_row_sum(matrix: Floats) -> float:

@@ -184,6 +184,9 @@ def verify_pair(
     for line in differences_of_settings(*records) or [none]:
         say(line)
     found, lengths = compare_records(*records), [each.receipt.last_step for each in records]
+    broken = [f"{each.name}: {each.receipt.problem}" for each in records if each.receipt.problem]
+    for line in broken:
+        say(line)
     if networks := different_networks(*records):
         text = networks
     elif found.differing:
@@ -194,6 +197,8 @@ def verify_pair(
             text = find_parting((one, other), records, found, communicator, say)
     elif not found.agreeing:
         text = "there is no step of which both have recorded the weights or the loss"
+    elif broken:
+        text = f"{broken[0]} ({found.compared})"
     elif lengths[0] == lengths[1]:
         say(f"identical: steps 0 to {lengths[0]} ({found.compared})")
         return IDENTICAL

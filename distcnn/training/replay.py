@@ -20,7 +20,7 @@ from distcnn.training.checkpointing import restore_checkpoint
 from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
-from distcnn.training.fingerprint import differences
+from distcnn.training.fingerprint import deciding, differences
 from distcnn.training.loop import Loop
 from distcnn.training.receipt import Line, Receipt, read_receipt
 from distcnn.training.results import RECEIPT, RESULT, RunResult
@@ -28,8 +28,12 @@ from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report
 from distcnn.training.selection import best_weights
 from distcnn.training.setup import Run, prepare_run
+from distcnn.training.starts import OF_THE_IMAGES
 from distcnn.training.state import State
 from distcnn.user_code import compare_sources, require_outside, require_trust
+
+NAMES = "name", "source"
+"""Of an image set: they change when it is moved."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ def replay(
         receipt, checkpoint, metrics, problem = on_root(
             communicator, lambda: _read(directory, from_step, to_step, say)
         )
+    if receipt.problem:
+        raise Different(receipt.problem)
     last = receipt.last_step if to_step is None else to_step
     begun = checkpoint.step if checkpoint else 0
     run = prepare_replay(source, receipt, begun, communicator, say)
@@ -250,9 +256,10 @@ def follow(
 
 def for_replay(config: Config, data: str | None) -> Config:
     """A run's ``config`` for any ranks, without checkpoints, its data perhaps elsewhere."""
-    return dataclasses.replace(
-        config, expect_ranks=0, source="", checkpoint_every=0, data=data or config.data
-    )
+    threads = Config.threads_per_rank if config.is_portable else config.threads_per_rank
+    here: dict[str, Any] = {"expect_ranks": 0, "source": "", "threads_per_rank": threads}
+    here |= {"checkpoint_every": 0, "spot_check": 0.0}
+    return dataclasses.replace(config, **here, data=data or config.data)
 
 
 def _compare_data(receipt: Receipt, run: Run) -> None:
@@ -260,7 +267,8 @@ def _compare_data(receipt: Receipt, run: Run) -> None:
     for line in receipt.starts:
         recorded = line.get("dataset", {})
         for name, value in run.dataset_record.identity.items():
-            may_differ = name in ("name", "source")  # of a set that was moved
+            # Of a set that was moved, or of a portable run, made again, names may differ.
+            may_differ = name not in OF_THE_IMAGES if run.config.is_portable else name in NAMES
             if recorded.get(name) != value and not may_differ:
                 raise Different(
                     f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"
@@ -283,8 +291,12 @@ def _compare_initial_weights(receipt: Receipt, run: Run) -> None:
 def warn_of_changes(receipt: Receipt, run: Run, say: Report) -> None:
     """Warn of each start of the run on other software, or with another source of own code."""
     before: list[str] = []
-    for line in receipt.starts:
-        found = differences(line.get("software", {}), run.software)
+    is_portable = run.config.is_portable
+    for line in receipt.sessions:
+        before_it, now = (
+            deciding(software, is_portable) for software in (line.get("software", {}), run.software)
+        )
+        found = differences(before_it, now)
         recorded = line.get("model_sources", run.model_sources)
         if changes := str(compare_sources(recorded, run.model_sources)):
             found.append(f"the source of model {run.config.model!r}: {changes}")

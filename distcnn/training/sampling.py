@@ -15,7 +15,6 @@ import numpy as np
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.checkpoints.weights import array_sha256
-from distcnn.config import FREE
 from distcnn.distributed import Communicator, on_root
 from distcnn.errors import InputError
 from distcnn.random_streams import SAMPLE, generator
@@ -30,6 +29,9 @@ from distcnn.training.results import METRICS, RECEIPT
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
+
+COMPARED_ELSEWHERE = {"model", "initial_weights", "map"}
+"""Settings by which the same may have other names in a replay: it compares the weights."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def plan_sample(directory: Path, count: int, seed: int, say: Report) -> Plan:
     """Draw ``count`` stretches of the run in ``directory``, or all if there are no more."""
     receipt = read_receipt(directory)
     stretches = stretches_of(directory, receipt, say)
-    return Plan(receipt, stretches, draw(stretches, count, seed), cut_off(directory, receipt))
+    problem = receipt.problem or cut_off(directory, receipt)
+    return Plan(receipt, stretches, draw(stretches, count, seed), problem)
 
 
 def stretches_of(directory: Path, receipt: Receipt, say: Report) -> list[Stretch]:
@@ -116,9 +119,9 @@ def replay_stretches(
 
     The image set is opened once: a resume changes no setting that it depends on.
     """
-    run = prepare_replay(source, plan.receipt, plan.drawn[0].first, communicator, say)
     if plan.problem:
         raise Different(plan.problem)
+    run = prepare_replay(source, plan.receipt, plan.drawn[0].first, communicator, say)
     found = []
     for stretch in plan.drawn:
         replayed = _replay_stretch(source, plan.receipt, run, stretch)
@@ -158,6 +161,8 @@ def _read(
     store = CheckpointStore(directory / CHECKPOINTS)
     begin = store.load(stretch.first) if stretch.first else None
     end = store.load(stretch.last) if stretch.ends_in_checkpoint else None
+    if end:
+        parse_checkpoint(end)  # which refuses a forged one here, on root
     try:
         metrics = read_metrics(directory, begin, stretch.last)
     except InputError as error:
@@ -171,7 +176,9 @@ def compare_with_checkpoint(replay: Replay, checkpoint: Checkpoint) -> None:
     """
     run, state = replay.run, replay.state
     entries = all_entries(run.training_step.ledger, run.communicator, run.config.num_shards)
-    stored, found = _content(checkpoint), _content(make_checkpoint(run, state, entries, "", ""))
+    lines = {name: checkpoint.texts[name] for name in ("metrics", "receipt")}  # compared elsewhere
+    now = make_checkpoint(run, state, entries, lines)
+    stored, found = _content(checkpoint), _content(now)
     for name in {**stored, **found}:
         if (before := stored.get(name)) != (now := found.get(name)):
             raise Different(
@@ -193,7 +200,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
     config = {
         f"{name}:": value
         for name, value in asdict(parsed.config).items()
-        if name not in FREE | {"model"}  # --model may give it another name
+        if name not in parsed.config.free | COMPARED_ELSEWHERE
     }
     return {
         **hashes,

@@ -66,6 +66,11 @@ def with_one_bit(array: str) -> Callable[[Checkpoint], Checkpoint]:
     return edit
 
 
+def forged_receipt(checkpoint: Checkpoint) -> str:
+    """The checkpoint's lines of the receipt, but for the last one's end."""
+    return checkpoint.texts["receipt"].rstrip()[:-1] + ', "more": 1}\n'
+
+
 def test_stretches_are_drawn_without_replacement_and_all_equally_often() -> None:
     stretches = [Stretch(step, step + 1 + step % 7, True) for step in range(5)]
     times: Counter[int] = Counter()
@@ -105,7 +110,7 @@ def test_a_stretch_without_recorded_weights_is_compared_with_its_checkpoint(
         (with_text("configuration", momentum=0.5), "momentum: 0.5 in its checkpoint, but 0.9 in"),
         (with_text("dataset", content_sha256="0"), "content_sha256: 0 in its checkpoint, but"),
         (
-            lambda found: replace(found, texts={**found.texts, "receipt": "{}\n"}),
+            lambda found: replace(found, texts={**found.texts, "receipt": forged_receipt(found)}),
             "receipt.jsonl does not begin with the lines in the checkpoint of step 9",
         ),
         (

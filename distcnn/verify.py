@@ -161,7 +161,7 @@ def verify_sample(
     check_files(source.directory, replayed[-1], communicator)
     left = on_root(communicator, lambda: unchecked(source.directory, replayed[-1], whole=True))
     if drawn < all_of:
-        left.insert(0, f"the other {counted(all_of - drawn, 'stretch')}")
+        left.insert(0, counted(all_of - drawn, "other stretch"))
     share = f"{100 * plan.steps_drawn / plan.steps:.0f} %"
     return [
         f"identical: {drawn} of {counted(all_of, 'stretch')}, {plan.steps_drawn:,} of"

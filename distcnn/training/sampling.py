@@ -177,12 +177,13 @@ def compare_with_checkpoint(replay: Replay, checkpoint: Checkpoint) -> None:
     run, state = replay.run, replay.state
     entries = all_entries(run.training_step.ledger, run.communicator, run.config.num_shards)
     lines = {name: checkpoint.texts[name] for name in ("metrics", "receipt")}  # compared elsewhere
-    now = make_checkpoint(run, state, entries, lines)
-    stored, found = _content(checkpoint), _content(now)
-    for name in {**stored, **found}:
-        if (before := stored.get(name)) != (now := found.get(name)):
+    replayed = make_checkpoint(run, state, entries, lines)
+    before, now = _content(checkpoint), _content(replayed)
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
             raise Different(
-                f"step {state.step}: {name} {before} in its checkpoint, but {now} in the replay"
+                f"step {state.step}: {name} {before.get(name)} in its checkpoint, but"
+                f" {now.get(name)} in the replay"
             )
 
 

@@ -32,6 +32,8 @@ from distcnn.training.setup import Run
 
 COMPARED_ELSEWHERE = {"model", "initial_weights", "map"}
 """Settings by which the same may have other names in a replay: it compares the weights."""
+OF_OTHER_RANKS = {"world_size", "stops", "spot_checks"}
+"""Values of a state that depend on the number of ranks, or on signals."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Sample:
     """What is known of a run before anything of it is replayed."""
 
     receipt: Receipt
@@ -70,12 +72,12 @@ class Plan:
         return sum(each.last - each.first for each in self.drawn)
 
 
-def plan_sample(directory: Path, count: int, seed: int, say: Report) -> Plan:
+def draw_sample(directory: Path, count: int, seed: int, say: Report) -> Sample:
     """Draw ``count`` stretches of the run in ``directory``, or all if there are no more."""
     receipt = read_receipt(directory)
     stretches = stretches_of(directory, receipt, say)
     problem = receipt.problem or cut_off(directory, receipt)
-    return Plan(receipt, stretches, draw(stretches, count, seed), problem)
+    return Sample(receipt, stretches, draw(stretches, count, seed), problem)
 
 
 def stretches_of(directory: Path, receipt: Receipt, say: Report) -> list[Stretch]:
@@ -113,18 +115,18 @@ def draw(stretches: list[Stretch], count: int, seed: int) -> list[Stretch]:
 
 
 def replay_stretches(
-    source: Source, plan: Plan, communicator: Communicator, say: Report
+    source: Source, sample: Sample, communicator: Communicator, say: Report
 ) -> list[Replayed]:
     """Replay the drawn stretches; ``Different`` when one is not as recorded. Collective.
 
     The image set is opened once: a resume changes no setting that it depends on.
     """
-    if plan.problem:
-        raise Different(plan.problem)
-    run = prepare_replay(source, plan.receipt, plan.drawn[0].first, communicator, say)
+    if sample.problem:
+        raise Different(sample.problem)
+    run = prepare_replay(source, sample.receipt, sample.drawn[0].first, communicator, say)
     found = []
-    for stretch in plan.drawn:
-        replayed = _replay_stretch(source, plan.receipt, run, stretch)
+    for stretch in sample.drawn:
+        replayed = _replay_stretch(source, sample.receipt, run, stretch)
         end = f", the checkpoint of step {stretch.last}" if stretch.ends_in_checkpoint else ""
         say(f"{stretch}: identical (compared: {replayed.compared}{end})")
         found.append(replayed)
@@ -220,7 +222,7 @@ def _without_times(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in state.items():
         if isinstance(value, dict):
             found |= _without_times(value, f"{prefix}{name}.")
-        elif not name.endswith("seconds") and name not in ("world_size", "stops"):
+        elif not name.endswith("seconds") and name not in OF_OTHER_RANKS:
             found[f"{prefix}{name}:"] = value
     return found
 

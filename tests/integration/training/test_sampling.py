@@ -22,7 +22,7 @@ from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.errors import InputError
 from distcnn.training.comparison import Different
 from distcnn.training.replay import Replayed, Source
-from distcnn.training.sampling import Stretch, draw, plan_sample, replay_stretches
+from distcnn.training.sampling import Stretch, draw, draw_sample, replay_stretches
 from tests.support.training_fixtures import receipt, resume, store_of, write_receipt
 
 ALL = 99
@@ -36,11 +36,11 @@ def as_many_threads_as_a_rank_has() -> Iterator[None]:
 
 def sample(run: Path, count: int = ALL, seed: int = 0) -> list[Replayed]:
     source = Source(run)
-    return replay_stretches(source, plan_sample(run, count, seed, print), Communicator(), print)
+    return replay_stretches(source, draw_sample(run, count, seed, print), Communicator(), print)
 
 
 def spans(run: Path) -> list[tuple[int, int]]:
-    return [(each.first, each.last) for each in plan_sample(run, ALL, 0, print).stretches]
+    return [(each.first, each.last) for each in draw_sample(run, ALL, 0, print).stretches]
 
 
 def change(run: Path, step: int, edit: Callable[[Checkpoint], Checkpoint]) -> None:
@@ -136,7 +136,7 @@ def test_all_that_a_checkpoint_holds_is_compared(
 def test_times_and_ranks_in_a_checkpoint_may_be_others(checked_copy: Path) -> None:
     state = json.loads(store_of(checked_copy).load(9).texts["state"])
     change(checked_copy, 9, with_text("state", whole={**state["whole"], "seconds": 1e6}))
-    change(checked_copy, 9, with_text("state", run_seconds=1e6, world_size=64))
+    change(checked_copy, 9, with_text("state", run_seconds=1e6, world_size=64, spot_checks=7))
     sample(checked_copy)
 
 
@@ -152,7 +152,7 @@ def test_an_altered_line_is_found_in_its_stretch(checked_copy: Path) -> None:
 
 
 def draw_of(run: Path, seed: int) -> list[tuple[int, int]]:
-    return [(each.first, each.last) for each in plan_sample(run, 1, seed, print).drawn]
+    return [(each.first, each.last) for each in draw_sample(run, 1, seed, print).drawn]
 
 
 @pytest.mark.parametrize(("saved", "recorded", "last"), [(9, 9, (8, 9)), (8, 10, (8, 10))])
@@ -240,4 +240,4 @@ def test_a_run_without_checkpoints_cannot_be_sampled(checked_copy: Path) -> None
     for step in store_of(checked_copy).steps():
         store_of(checked_copy).path_of(step).unlink()
     with pytest.raises(InputError, match="no checkpoint to sample from"):
-        plan_sample(checked_copy, 1, 0, print)
+        draw_sample(checked_copy, 1, 0, print)

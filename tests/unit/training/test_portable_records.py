@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import distcnn as dc
-from distcnn.config import OF_THE_MACHINE, Config
+from distcnn.config import OF_THE_MACHINE
 from distcnn.distributed import Communicator
 from distcnn.errors import InputError
 from distcnn.report.facts import ranks_of
@@ -228,13 +228,10 @@ def test_ranks_of_another_kind_are_a_warning_in_native_arithmetic_only(is_portab
     assert "distcnn was '" in said[-1]
 
 
-def test_threads_may_change_in_portable_runs_only(killed: Path, finished: Path) -> None:
-    assert "threads_per_rank" in Config(arithmetic="portable").free
-    assert "threads_per_rank" not in Config().free
-    data = json.loads((finished / "receipt.jsonl").read_text().splitlines()[0])["configuration"]
+def test_threads_may_not_change_in_a_native_run(left_alone: Path, image_set: MakeImageSet) -> None:
     with pytest.raises(InputError, match="threads_per_rank"):
-        dc.Trainer("tutorial", microbatch_size=8, seed=3, threads_per_rank=2).fit(
-            data["data"], log_every=2, resume=finished
+        dc.Trainer("tutorial", microbatch_size=8, threads_per_rank=2).fit(
+            image_set(), epochs=2, resume=left_alone
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from distcnn.training.spot_check import Check, SpotCheckSchedule
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, as_flags, launcher_of, slow
-from tests.support.training_fixtures import EXIT_STOPPED, train
+from tests.support.training_fixtures import EXIT_STOPPED, store_of, train
 
 EXIT_INPUT, EXIT_TRAINING, EXIT_STALLED = 2, 3, 4
 SEED, SHARDS, EPOCH_STEPS = 5, 8, 7
@@ -124,6 +124,25 @@ def test_a_rank_that_is_always_wrong_is_found_in_the_expected_step(
     )
     assert f"replay them elsewhere with: python -m distcnn.verify {cluster.run} --trust" in text
     assert "use other hosts than " in text
+
+
+def test_verify_finds_the_checkpoints_that_are_still_right(
+    cluster: Cluster, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    """The fault begins in step 6, and is found in step 9: the checkpoints of 7 and 8 are wrong."""
+    assert first_check("ab", 0.05, 1, from_step=6)[0] == 9
+    flags = as_flags(spot_check=0.05, check_every=2, log_every=1)
+    where = {"FAULT": "forward", "FAULT_RANKS": "1", "FAULT_STEP": "6"}
+    assert "the latest checkpoint is of step 8;" in cluster.fails("ab", *flags, **where)
+    verified = SERIAL.run(1, "-m", "distcnn.verify", str(cluster.run), "--trust-model")
+    assert verified.returncode == 1
+    assert "(last recorded step that matches: step 6)" in verified.stdout
+    for step in (7, 8):
+        store_of(cluster.run).path_of(step).unlink()
+    resumed = train(SERIAL, 1, "--resume", str(cluster.run), "--max-steps", "20")
+    flags = as_flags(model=NETWORK, epochs=60, max_steps=20, data=cluster.data)
+    plain = SERIAL.train(1, tmp_path / "plain", *SMALL, *flags)
+    assert f"weights {plain['params_sha256']}\n" in resumed.stdout, resumed.stderr
 
 
 def test_the_rank_that_repeats_may_be_the_one_at_fault(cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError, TrainingError
 from distcnn.nn import PORTABLE, Parameters
 from distcnn.optim import Updater
-from distcnn.training.fingerprint import differences, fingerprint
+from distcnn.training.fingerprint import deciding, differences, fingerprint
 from distcnn.user_code import Sources, compare_sources, sha256_of
 
 
@@ -56,17 +56,20 @@ def compare_replicas(
     )
 
 
-def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
-    """Root's fingerprint; a warning when another rank's differs. Collective."""
-    everyone = communicator.allgather(fingerprint())
+def same_software(
+    communicator: Communicator, report: Callable[[str], None], is_portable: bool
+) -> dict[str, str]:
+    """Root's fingerprint; a warning when another rank computes other bits. Collective."""
+    own = fingerprint()
+    everyone = communicator.allgather(deciding(own, is_portable))
     if rank := _first_other(everyone):
         what = "; ".join(differences(everyone[0], everyone[rank]))
         report(
-            f"warning: rank {rank} on {communicator.hosts[rank]} has different software or a"
-            f" different processor than rank 0 ({what}): the bits depend on which rank computes"
-            " which shard"
+            f"warning: rank {rank} on {communicator.hosts[rank]} has different software"
+            f"{'' if is_portable else ' or a different processor'} than rank 0 ({what}): the bits"
+            " depend on which rank computes which shard"
         )
-    return everyone[0]
+    return communicator.broadcast(own)
 
 
 def require_comparable(arithmetic: str, communicator: Communicator) -> None:

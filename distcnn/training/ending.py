@@ -10,6 +10,7 @@ from typing import Any
 from distcnn.architecture import describe
 from distcnn.config import as_flag
 from distcnn.errors import InputError
+from distcnn.nn import NATIVE
 from distcnn.system.launcher import starting_words
 from distcnn.system.wording import shell_command
 from distcnn.training.consistency import params_sha256
@@ -95,6 +96,7 @@ def make_result(run: Run, state: State) -> RunResult:
         microbatch_size=config.microbatch_size,
         seed=config.seed,
         reduction=config.reduction,
+        arithmetic=None if config.arithmetic == NATIVE else config.arithmetic,
         images_per_second=round(state.whole.images_per_second, 1),
         train_seconds=round(state.whole.seconds, 3),
         test_seconds=round(state.test_seconds, 3),

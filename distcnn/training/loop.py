@@ -86,7 +86,7 @@ class Loop:
         self._records.add_end()
 
     def change_config(self, config: Config) -> None:
-        """Continue with ``config``, as after a resume: only fields of ``FREE`` may differ."""
+        """Continue with ``config``, as after a resume: only ``config.free`` may differ."""
         self.run.config = config
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from distcnn import spans
@@ -139,6 +140,8 @@ class Records:
                 newest = self.wait()
         self.add_end()
         result = ending.make_result(run, self.state)
+        sha256 = run.communicator.broadcast(self.recorder.receipt_sha256)
+        result = replace(result, receipt_sha256=sha256)
         with Span(spans.WRITE_RESULTS):
             on_root(run.communicator, lambda: self.recorder.finish(run.parameters, result))
         if self.recorder.location is None or newest == step:

@@ -19,9 +19,10 @@ from distcnn.datasets.normalisation import Normalisation
 from distcnn.distributed import Communicator, blas_threads, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.models import Model, build_model, find_model, initialise_model
-from distcnn.nn import LOSSES, Parameters, Sequential
-from distcnn.nn.losses import Loss, OwnLoss
+from distcnn.nn import LOSSES, PORTABLE, Parameters, Sequential
+from distcnn.nn.losses import Loss, OwnLoss, portable_loss
 from distcnn.optim import Optimizer, Schedule
+from distcnn.portable import self_test
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
 from distcnn.spans import Span
@@ -39,6 +40,7 @@ from distcnn.training.initial import (
     trained_slices,
 )
 from distcnn.training.overlap import make_step
+from distcnn.training.portability import portability_warnings
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.step import Lane, StopRequest, TrainingStep
@@ -115,6 +117,8 @@ def prepare_run(
     ``InputError`` is raised on all ranks.
     """
     own_shards = together(communicator, lambda: _check_world(config, communicator))
+    if config.is_portable:
+        together(communicator, _require_portable_machine)
     made = components or together(communicator, lambda: named_components(config))
     images = images or open_file(config, communicator, report)
     with Span(spans.OPEN_DATA):
@@ -141,6 +145,10 @@ def prepare_run(
             config, plan.model, plan.parameters, info, communicator, notices.append, directory
         )
         plan.freeze(frozen)
+    if config.arithmetic == PORTABLE and communicator.rank == 0:
+        notices += portability_warnings(
+            plan.model, plan.parameters, made.loss, made.optimizer, made.schedule
+        )
     with Span(spans.SURVEY_DATA):
         data = open_data(dataset, info, config, communicator, own_shards)
         content = survey(data, info, size, communicator)
@@ -153,8 +161,11 @@ def prepare_run(
     mean, std = np.array(used.mean), np.array(used.std)
     built_in = any(made.loss is loss for loss in LOSSES.values())
     loss = made.loss if built_in else OwnLoss(made.loss)
+    optimizer = made.optimizer
+    if config.arithmetic == PORTABLE:
+        loss, optimizer = portable_loss(loss), optimizer.portable()
     trained = trained_slices(plan.parameters, frozen) if frozen else None
-    updater = made.optimizer.start(plan.parameters.values, trained)
+    updater = optimizer.start(plan.parameters.values, trained)
 
     def make_lane() -> Lane:
         another = plan.model.plan(shape, size, plan.parameters, config.arithmetic)
@@ -185,7 +196,7 @@ def prepare_run(
                     "notice: in one process --spot-check repeats shards on the same processor: it"
                     " finds only faults that come and go"
                 )
-        software = consistency.same_software(communicator, report)
+        software = consistency.same_software(communicator, report, config.is_portable)
     return Run(
         config=config,
         components=made,
@@ -204,18 +215,28 @@ def prepare_run(
     )
 
 
+def _require_portable_machine() -> None:
+    if found := self_test.problem():
+        raise InputError(
+            f"--arithmetic portable: this machine would compute other bits: {found}: run"
+            " python -m distcnn.doctor there, or use --arithmetic native"
+        )
+
+
 def _settle_threads(
     config: Config, communicator: Communicator, report: Callable[[str], None]
 ) -> Config:
-    """Set this process's BLAS threads; ``config`` with their number instead of auto. Collective.
+    """Set this process's BLAS threads. Collective.
 
-    ``report`` takes a line where bits depend on the number, or cores are oversubscribed.
+    Returns ``config`` with their number instead of auto if bits depend on it. ``report`` takes a
+    line where they do, or where cores are oversubscribed.
     """
     wanted, host = config.threads_per_rank, communicator.hosts[communicator.rank]
     everyone = communicator.allgather(usable_cores(host))
     threads = threads_for_each(everyone) if wanted == blas_threads.AUTO else int(wanted)
     together(communicator, lambda: blas_threads.limit_blas_threads(threads))
-    if threads != blas_threads.THREADS_PER_RANK or wanted == blas_threads.AUTO:
+    is_other = threads != blas_threads.THREADS_PER_RANK or wanted == blas_threads.AUTO
+    if is_other and not config.is_portable:
         report(
             f"notice: {counted(threads, 'BLAS thread')} a rank (--threads-per-rank {wanted}): the"
             " bits depend on this number; a resumed run keeps it"
@@ -225,7 +246,7 @@ def _settle_threads(
             f"warning: oversubscribed: {crowd}; start fewer ranks or threads there, or bind the"
             " ranks to more cores (docs/cluster.md)"
         )
-    return replace(config, threads_per_rank=str(threads))
+    return config if config.is_portable else replace(config, threads_per_rank=str(threads))
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:

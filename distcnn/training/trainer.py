@@ -260,6 +260,7 @@ class Trainer:
             std=dataset.std,
             class_names=dataset.class_names,
             microbatch_size=outcome.result.microbatch_size,
+            arithmetic=outcome.run.config.arithmetic,
         )
 
     @property

@@ -180,9 +180,13 @@ class _Reader(ast.NodeVisitor):
     def _meaning(self, node: ast.expr) -> Any:
         """The object that a name or a dotted name stands for; ``LOCAL`` if only a run can tell."""
         if isinstance(node, ast.Attribute):
-            owner = self._meaning(node.value)
-            known = isinstance(owner, ModuleType | np.ufunc | type)
-            return getattr(owner, node.attr, LOCAL) if known else LOCAL
+            owner, name = self._meaning(node.value), node.attr
+            if isinstance(owner, ModuleType):  # not getattr, which may import
+                return vars(owner).get(name, sys.modules.get(f"{owner.__name__}.{name}", LOCAL))
+            if isinstance(owner, np.ufunc):
+                return getattr(owner, name, LOCAL)
+            is_class = isinstance(owner, type)
+            return inspect.getattr_static(owner, name, LOCAL) if is_class else LOCAL
         if isinstance(node, ast.Name):
             for scope in (*reversed(self._scopes), vars(builtins)):
                 if node.id in scope:
@@ -241,10 +245,8 @@ def _nodes_of(item: Any, tree: ast.Module, first: int) -> list[ast.AST]:
     nodes: list[ast.AST] = []
     for node in ast.walk(tree):
         if isinstance(node, wanted):
-            name, decorators = (
-                getattr(node, "name", "<lambda>"),
-                getattr(node, "decorator_list", []),
-            )
+            name = getattr(node, "name", "<lambda>")
+            decorators = getattr(node, "decorator_list", [])
             starts = min([node.lineno, *(each.lineno for each in decorators)])
             place = code.co_firstlineno if code else first
             if name == item.__name__ and place in (starts, node.lineno):

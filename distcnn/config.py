@@ -19,7 +19,7 @@ from distcnn.datasets.normalisation import is_normalisation
 from distcnn.distributed import SUMS
 from distcnn.errors import InputError
 from distcnn.models import MODELS
-from distcnn.nn import ARITHMETICS, LOSSES, NATIVE
+from distcnn.nn import ARITHMETICS, LOSSES, NATIVE, PORTABLE
 from distcnn.optim import OPTIMIZERS, SCHEDULES
 from distcnn.registry import OWN
 from distcnn.user_code import is_own, own_code
@@ -236,7 +236,8 @@ class Config:
     )
     threads_per_rank: str = PARALLEL.field(
         "1",
-        "BLAS threads per rank; results depend on it; auto: share the cores among the ranks",
+        "BLAS threads per rank, on which the bits of native arithmetic depend; auto: share the"
+        " cores among the ranks",
         THREADS,
     )
     reduction: str = PARALLEL.field(
@@ -265,6 +266,14 @@ class Config:
         "largest gradient of one shard that the exact sum accepts, a power of two; larger limits"
         " round more coarsely",
         GRADIENT_LIMITS,
+    )
+
+    spot_check: float = PARALLEL.field(
+        0.0,
+        "let another rank, on another host if there is one, repeat this part of all shards to find"
+        " faulty hardware (docs/spot_checks.md); costs about this part of the time; 0: none",
+        FRACTIONS,
+        free=True,
     )
 
     output: str = CHECKPOINTS.field(
@@ -362,6 +371,16 @@ class Config:
             raise InputError(f"{as_flag(name)} is {getattr(self, name)}: it must be {what}")
 
     @property
+    def is_portable(self) -> bool:
+        """Whether bits are the same on every machine."""
+        return self.arithmetic == PORTABLE
+
+    @property
+    def free(self) -> set[str]:
+        """The fields that a resumed run may change."""
+        return FREE | {"threads_per_rank"} if self.is_portable else FREE
+
+    @property
     def own_code(self) -> dict[str, str]:
         """The user's own code by field, such as ``{"model": "my_nets:small"}``."""
         return own_code(vars(self))
@@ -378,4 +397,9 @@ def as_flag(name: str) -> str:
 
 
 FREE = {field.name for field in dataclasses.fields(Config) if field.metadata["free"]}
-"""Fields that a resumed run may change."""
+"""Fields that any resumed run may change."""
+OF_THE_MACHINE = {
+    *("data", "source", "output", "expect_ranks", "stall_timeout", "threads_per_rank", "overlap"),
+    *("checkpoint_every", "keep", "trace", "trace_from", "tensorboard"),
+}
+"""Fields on which neither the bits of a portable run nor the lines of its receipt depend."""

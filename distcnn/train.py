@@ -101,7 +101,9 @@ def summary(outcome: Outcome) -> list[str]:
     """The result, in lines."""
     result, point = outcome.result, outcome.point
     accuracy, steps = f"test accuracy {result.test_accuracy:.4f}", counted(result.steps, "step")
-    weights = f"weights {result.params_sha256}"
+    hashes = [f"weights {result.params_sha256}"]
+    if result.receipt_sha256:
+        hashes.append(f"receipt {result.receipt_sha256}")
     if outcome.run is None and point is not None:  # it was finished already
         config = point.config
         total = RunSchedule(config, result.dataset.train_examples).total_steps
@@ -111,7 +113,7 @@ def summary(outcome: Outcome) -> list[str]:
             more = "--patience N (0: never)" if is_patience else "--target-accuracy A (0: none)"
         return [
             f"{point.directory} is finished: {accuracy} after {steps}",
-            weights,
+            *hashes,
             f"the run is complete; to train longer: --resume {point.directory} {more}",
         ]
     lines = [
@@ -128,8 +130,11 @@ def summary(outcome: Outcome) -> list[str]:
         )
     elif result.target_accuracy is not None:
         lines.append(f"{target} was not reached in {steps}: the best {split} was {best:.4f}")
+    if result.spot_checks is not None:
+        shards = counted(result.spot_checks, "shard")
+        lines.append(f"spot checks: {shards} recomputed, all equal")
     seconds = outcome.state.safety_seconds
-    lines += [f"plus {seconds:.2f} s for checkpoints and bookkeeping", weights]
+    lines += [f"plus {seconds:.2f} s for checkpoints and bookkeeping", *hashes]
     if result.best_step == result.steps:
         both = f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result.steps}"
         lines.append(f"{both}, which had the best {split}")

@@ -11,8 +11,10 @@ from typing import Any
 import h5py
 
 from distcnn.checkpoints import CheckpointError, CheckpointStore
+from distcnn.training.receipt import PREVIOUS
 
 TIMES = {"images_per_second", "train_seconds", "test_seconds", "bookkeeping_seconds"}
+OF_STARTS = {"world_size", "receipt_sha256"}
 PROOFS = {"weights", "epoch", "end"}
 """Kinds of lines of the receipt that a resumed run repeats; the others describe starts."""
 
@@ -23,13 +25,17 @@ def artifacts(run: Path) -> dict[str, Any]:
     return {
         "params_sha256": result["params_sha256"],
         "result.json": {
-            key: value for key, value in result.items() if key not in TIMES | {"world_size"}
+            key: value for key, value in result.items() if key not in TIMES | OF_STARTS
         },
         "metrics.jsonl": [
             {key: value for key, value in line.items() if key not in TIMES}
             for line in _lines(run / "metrics.jsonl")
         ],
-        "receipt.jsonl": [line for line in _lines(run / "receipt.jsonl") if line["kind"] in PROOFS],
+        "receipt.jsonl": [
+            {key: value for key, value in line.items() if key != PREVIOUS}
+            for line in _lines(run / "receipt.jsonl")
+            if line["kind"] in PROOFS
+        ],
         "weights.h5": _weights(run / "weights.h5"),
         "weights-best.h5": _weights(run / "weights-best.h5"),
     }

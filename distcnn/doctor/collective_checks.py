@@ -16,7 +16,10 @@ from distcnn.spans import MEASURE, Span
 NAME = "distcnn.doctor"
 STALL_SECONDS = 7.0
 """No check keeps a rank this long (see ``bounded``): one that takes longer is stuck."""
-OF_EACH_RANK = (world.clock, files.output, files.data, sums.exact_sum, sums.products)
+OF_EACH_RANK = (
+    *(world.clock, files.output, files.data),
+    *(sums.exact_sum, sums.products, sums.portable),
+)
 """Rank 0 merges what all ranks find."""
 OF_ALL_RANKS = (world.ranks, world.hosts, world.cores, sums.network, sums.speed)
 UNFINISHED = Finding(

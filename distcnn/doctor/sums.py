@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from distcnn.distributed import Allreduce, Communicator, ExactSum
 from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.doctor.findings import BAD, GOOD, WARNING, Finding, Found, Ranks, Same
+from distcnn.portable import self_test
 from distcnn.random_streams import generator
 from distcnn.training.fingerprint import PRODUCTS, arithmetic_sha256, operands
 
@@ -48,6 +49,11 @@ ONE_KIND = "use hosts of one kind with one NumPy and BLAS (see blas, processor, 
 BROKEN = (
     "memory, a processor or the network corrupts data: exclude the host and tell the site; try"
     " another MPI library"
+)
+
+NO_FLUSH = (
+    "find the library that changes the floating-point mode (one built with -ffast-math), or use"
+    " another NumPy; --arithmetic native works"
 )
 
 
@@ -105,6 +111,14 @@ def sum_of(ranks: Iterable[int], world_size: int) -> NDArray[np.float64]:
         terms = draw.standard_normal(TERMS) * 10.0 ** draw.integers(-8, 4, TERMS)
         exact.add(total, terms.astype(np.float32))
     return total
+
+
+def portable(communicator: Communicator, options: argparse.Namespace) -> Found:
+    """Whether portable arithmetic gives here what it gives on every machine."""
+    if found := self_test.problem():
+        yield Finding(BAD, "portable", f"--arithmetic portable is not possible: {found}", NO_FLUSH)
+    else:
+        yield Finding(GOOD, "portable", "this machine computes the reference hash")
 
 
 def products(communicator: Communicator, options: argparse.Namespace) -> Found:

@@ -12,7 +12,7 @@ from distcnn import plotting
 from distcnn.plotting import Axes
 from distcnn.report.records import Curve, RunRecords
 from distcnn.system.wording import printable
-from distcnn.training.comparison import SPEED
+from distcnn.training.line_files import SPEED
 
 INK, FAINT, PAPER = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#0a000{index}" for index in range(9))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distcnn import plotting
 from distcnn.report.records import RunRecords
-from distcnn.training.comparison import SPEED
+from distcnn.training.line_files import SPEED
 
 PANELS = {
     "loss": "training loss",

@@ -12,17 +12,17 @@ from typing import Any
 
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.system.files import read_bytes, reading
+from distcnn.system.files import reading
 from distcnn.system.wording import counted, printable
-from distcnn.training.comparison import SPEED
-from distcnn.training.receipt import MALFORMED, Line, Receipt, read_receipt, whole_lines
+from distcnn.training.line_files import SPEED, recorded_metrics
+from distcnn.training.receipt import MALFORMED, Line, Receipt, read_receipt
 from distcnn.training.results import METRICS, RESULT, RunResult, read_result
 from distcnn.training.run_files import read_config
 
-RECORDED: dict[str, tuple[str, ...]] = {"step": ("loss", SPEED), "epoch": ()}
+RECORDED: dict[str, tuple[str, ...]] = {"step": ("loss",), "epoch": ()}
 """What each kind of line must have."""
 OPTIONAL = {
-    "step": ("learning_rate",),
+    "step": ("learning_rate", SPEED),
     "epoch": (
         *("train_loss", "train_accuracy", "test_loss", "test_accuracy"),
         *("validation_loss", "validation_accuracy"),
@@ -49,9 +49,9 @@ class RunRecords:
     problems: list[str] = field(default_factory=list)
 
     @property
-    def starts(self) -> list[Line]:
-        """The receipt's lines of starts and resumes."""
-        return self.receipt.starts if self.receipt else []
+    def starts(self) -> Sequence[Line]:
+        """A line for each start and resume."""
+        return self.receipt.sessions if self.receipt else []
 
     @property
     def last_step(self) -> int:
@@ -93,7 +93,7 @@ def read_history(run: Path) -> History:
     }
     file = run / METRICS
     with reading(file, *MALFORMED, OverflowError, remedy="name a run directory of distcnn.train"):
-        for line in whole_lines(read_bytes(file).decode()):
+        for line in recorded_metrics(run):
             kind, step = line["kind"], line["step"]
             names = [*RECORDED[kind], *(name for name in OPTIONAL[kind] if name in line)]
             values = {name: line[name] for name in names}

@@ -67,17 +67,16 @@ def stretches(run: RunRecords) -> list[Stretch]:
 
     A part that was interrupted is continued by the same command, or ended by ``max_steps``.
     """
-    if len(run.starts) < 2:
+    starts = run.receipt.starts if run.receipt else []
+    if len(starts) < 2:
         return []
-    if any(
-        start.get("model_sources") != run.starts[0].get("model_sources") for start in run.starts
-    ):
+    if any(start.get("model_sources") != starts[0].get("model_sources") for start in starts):
         raise NotRepeatable("the source of its own code was edited between its starts")
-    examples = run.starts[0].get("dataset", {}).get("train_examples")
+    examples = starts[0].get("dataset", {}).get("train_examples")
     if type(examples) is not int or examples < 1:
         raise NotRepeatable("its receipt does not record the number of training examples")
     found: list[Stretch] = []
-    for start in run.starts:
+    for start in starts:
         config, step = Config.from_record(start["configuration"]), start["step"]
         if found and has_ended(run.path, RunSchedule(found[-1].config, examples), step):
             found.append(Stretch(step, config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from distcnn.nn import Parameters
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
-from distcnn.training.receipt import MALFORMED, whole_lines
+from distcnn.training.receipt import MALFORMED, Receipt, parse_receipt, whole_lines
 from distcnn.training.results import DatasetRecord, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 EXAMPLES_USED = "shards/examples_used"
 CHECKPOINT_TEXTS = ("configuration", "dataset", "software", "state", "orders_sha256")
-"""The texts in JSON; ``metrics`` and ``receipt`` have the lines of these files."""
+"""The texts in JSON; ``metrics``, ``receipt`` and ``timings`` have the lines of these files."""
 
 
 class RunRecorder:
@@ -42,6 +42,11 @@ class RunRecorder:
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Take a line on the state after ``step`` steps, which a replay must reproduce."""
 
+    @property
+    def receipt_sha256(self) -> str:
+        """The hash of the receipt so far; empty where there is none."""
+        return ""
+
     def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
         """Copy the state, and the ledger's ``entries``, and begin to write a checkpoint."""
 
@@ -54,9 +59,9 @@ class RunRecorder:
 
 
 def make_checkpoint(
-    run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str
+    run: Run, state: State, entries: Sequence[Entry], lines: Mapping[str, str]
 ) -> Checkpoint:
-    """A checkpoint with a copy of the state of the run, and the lines of its files so far."""
+    """A checkpoint with a copy of the state of the run, and the ``lines`` of its files so far."""
     epoch, step_of_epoch = run.schedule.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {
         f"{folder}/{name}": view.copy()
@@ -81,7 +86,7 @@ def make_checkpoint(
         "orders_sha256": [entry.order_sha256 for entry in entries],
     }
     texts = {name: json.dumps(value) for name, value in values.items()}
-    return Checkpoint(attributes, {**texts, "metrics": metrics, "receipt": receipt}, arrays)
+    return Checkpoint(attributes, {**texts, **lines}, arrays)
 
 
 def _vectors(run: Run) -> dict[str, NDArray[np.float32]]:
@@ -100,6 +105,7 @@ class ParsedCheckpoint:
     dataset: DatasetRecord
     software: dict[str, str]
     orders_sha256: list[str]
+    receipt: Receipt
 
 
 def parse_checkpoint(checkpoint: Checkpoint) -> ParsedCheckpoint:
@@ -110,7 +116,7 @@ def parse_checkpoint(checkpoint: Checkpoint) -> ParsedCheckpoint:
         state = State.from_json(read["state"])
         dataset = from_json(DatasetRecord, read["dataset"])
         software, orders = read["software"], read["orders_sha256"]
-        used = checkpoint.arrays[EXAMPLES_USED]
+        used, receipt = checkpoint.arrays[EXAMPLES_USED], parse_receipt(checkpoint.texts["receipt"])
         sound = {
             "state": state.is_sound and state.step == checkpoint.step,
             "dataset": dataset.train_examples > 0,
@@ -118,7 +124,7 @@ def parse_checkpoint(checkpoint: Checkpoint) -> ParsedCheckpoint:
             "orders_sha256": isinstance(orders, list) and len(orders) == config.num_shards,
             "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
             "optimizer_steps": isinstance(checkpoint.attributes["optimizer_steps"], int),
-            "metrics and receipt": {"metrics", "receipt"} <= checkpoint.texts.keys(),
+            "receipt": not receipt.problem,
             "metrics": all(
                 isinstance(line, dict) for line in whole_lines(checkpoint.texts["metrics"])
             ),
@@ -130,7 +136,7 @@ def parse_checkpoint(checkpoint: Checkpoint) -> ParsedCheckpoint:
             f"the checkpoint of step {checkpoint.attributes.get('step')} has unexpected content"
             f" ({type(error).__name__}: {error}): move it away to continue from the one before"
         ) from error
-    return ParsedCheckpoint(config, state, dataset, software, orders)
+    return ParsedCheckpoint(config, state, dataset, software, orders, receipt)
 
 
 def restore_checkpoint(run: Run, checkpoint: Checkpoint) -> State:

@@ -15,12 +15,15 @@ from distcnn.errors import InputError
 from distcnn.system.files import read_bytes, reading
 from distcnn.training import results
 from distcnn.training.checkpointing import RunRecorder
+from distcnn.training.line_files import SPEED
 from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lines
 from distcnn.training.results import METRICS, RESULT, RunResult
 
-SPEED = "images_per_second"
-MEASURED = (SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target")
-"""What a replay cannot reproduce."""
+NOT_REPLAYED = (
+    *(SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target"),
+    "spot_checks",
+)
+"""What a replay cannot reproduce, or does not do."""
 THE_RECEIPT = "the receipt"
 
 
@@ -57,6 +60,9 @@ def _named(values: Line) -> Line:
 
 class Comparison(RunRecorder):
     """Compares each line of a replay with the recorded one; ``Different`` if it is another."""
+
+    problem = ""
+    """The first difference, where it is not raised."""
 
     def __init__(
         self, receipt: Receipt, from_step: int, to_step: int, metrics: Iterable[Line] = ()
@@ -107,6 +113,25 @@ class Comparison(RunRecorder):
         raise Different(f"step {step} (last recorded step that matches: {before}): {text}")
 
 
+class Noting(Comparison):
+    """Notes the first difference, and compares nothing after it, so that the replay can go on."""
+
+    def close(self) -> None:
+        if not self.problem:
+            try:
+                super().close()
+            except Different as found:
+                self.problem = str(found)
+
+    def _compare(self, source: str, values: Line) -> Line | None:
+        if not self.problem:
+            try:
+                return super()._compare(source, values)
+            except Different as found:
+                self.problem = str(found)
+        return None
+
+
 def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> list[Line]:
     """The lines, without speeds, that a replay from ``checkpoint`` to ``to_step`` must produce."""
     begun = checkpoint.texts["metrics"] if checkpoint else ""
@@ -126,13 +151,12 @@ def _without(values: Line, *names: str) -> Line:
 
 def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | None:
     """What is wrong with the files in ``run`` if its replay came to the result ``replayed``."""
-    expected = _expected_result(receipt, replayed)
-    files = [(WEIGHTS, expected.steps, False)]
+    files = [(WEIGHTS, replayed.steps, False)]
     if (run / BEST_WEIGHTS).exists():
-        files.append((BEST_WEIGHTS, expected.best_step, True))
+        files.append((BEST_WEIGHTS, replayed.best_step, True))
     try:
-        results.read_result(run)
-        found = _without(json.loads(read_bytes(run / RESULT)), *MEASURED)
+        expected = _expected_result(receipt, replayed, results.read_result(run))
+        found = _without(json.loads(read_bytes(run / RESULT)), *NOT_REPLAYED)
         problem = difference(found, expected.to_json(), RESULT, may_lack=True)
         for name, step, is_best in files:
             if not problem and (line := receipt.weights_at(step)):
@@ -149,13 +173,21 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
     return problem or results.damage_of(run)
 
 
-def _expected_result(receipt: Receipt, result: RunResult) -> RunResult:
-    """``result`` with what the run alone knows: its ranks and the names of model and image set."""
+def _expected_result(receipt: Receipt, replayed: RunResult, found: RunResult) -> RunResult:
+    """``replayed`` with what the run alone knows: its ranks and the names of model and image set.
+
+    The receipt of a portable run has nothing of its machine: that is taken from the result found.
+    """
     recorded, configuration = (receipt.starts[-1][name] for name in ("dataset", "configuration"))
     names = {name: recorded.get(name) for name in ("name", "source")}
+    path, world_size = configuration.get("data", ""), receipt.lines[0].get("world_size", 0)
+    if receipt.is_portable:
+        names = {name: getattr(found.dataset, name) for name in ("name", "source", "sha256")}
+        path, world_size = found.dataset.path, found.world_size
     return dataclasses.replace(
-        result,
+        replayed,
+        receipt_sha256=receipt.sha256,
         model=configuration["model"],
-        world_size=receipt.lines[0].get("world_size", 0),
-        dataset=dataclasses.replace(result.dataset, path=configuration["data"], **names),
+        world_size=world_size,
+        dataset=dataclasses.replace(replayed.dataset, path=path, **names),
     )

@@ -11,9 +11,9 @@ from distcnn.datasets import DatasetInfo
 from distcnn.distributed import Communicator
 from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError, TrainingError
-from distcnn.nn import Parameters
+from distcnn.nn import PORTABLE, Parameters
 from distcnn.optim import Updater
-from distcnn.training.fingerprint import differences, fingerprint
+from distcnn.training.fingerprint import deciding, differences, fingerprint
 from distcnn.user_code import Sources, compare_sources, sha256_of
 
 
@@ -56,17 +56,39 @@ def compare_replicas(
     )
 
 
-def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
-    """Root's fingerprint; a warning when another rank's differs. Collective."""
-    everyone = communicator.allgather(fingerprint())
+def same_software(
+    communicator: Communicator, report: Callable[[str], None], is_portable: bool
+) -> dict[str, str]:
+    """Root's fingerprint; a warning when another rank computes other bits. Collective."""
+    own = fingerprint()
+    everyone = communicator.allgather(deciding(own, is_portable))
     if rank := _first_other(everyone):
         what = "; ".join(differences(everyone[0], everyone[rank]))
         report(
-            f"warning: rank {rank} on {communicator.hosts[rank]} has different software or a"
-            f" different processor than rank 0 ({what}): the bits depend on which rank computes"
-            " which shard"
+            f"warning: rank {rank} on {communicator.hosts[rank]} has different software"
+            f"{'' if is_portable else ' or a different processor'} than rank 0 ({what}): the bits"
+            " depend on which rank computes which shard"
         )
-    return everyone[0]
+    return communicator.broadcast(own)
+
+
+def require_comparable(arithmetic: str, communicator: Communicator) -> None:
+    """``JointError`` on all ranks where spot checks would find differences without any fault."""
+    names = ("distcnn", "sources") if arithmetic == PORTABLE else ()
+    everyone = [
+        {name: value for name, value in each.items() if not names or name in names}
+        for each in communicator.allgather(fingerprint())
+    ]
+    if rank := _first_other(everyone):
+        what = "; ".join(differences(everyone[0], everyone[rank]))
+        remedy = "install the same distcnn on all hosts"
+        if not names:
+            remedy = "start a run with --arithmetic portable, or use hosts of one kind"
+        raise JointError(
+            f"--spot-check: rank {rank} on {communicator.hosts[rank]} has different software or a"
+            f" different processor than rank 0 ({what}), so the ranks' results differ without any"
+            f" fault: {remedy}"
+        )
 
 
 def same_model(sources: Sources, communicator: Communicator) -> None:

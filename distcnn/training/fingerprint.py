@@ -75,6 +75,13 @@ def operands() -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32]]], N
     ], parts[-1]
 
 
+def deciding(software: dict[str, str], is_portable: bool) -> dict[str, str]:
+    """The part of a fingerprint on which bits depend: in portable arithmetic distcnn alone."""
+    if not is_portable:
+        return software
+    return {name: software[name] for name in ("distcnn", "sources") if name in software}
+
+
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """The differences, as text."""
     was, is_now = ({name: repr(value) for name, value in each.items()} for each in (before, now))

@@ -11,15 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.system import files
-from distcnn.training.receipt import whole_lines
+from distcnn.training.receipt import NO_LINE, PREVIOUS, Line, last_sha256, sha256_of, whole_lines
+from distcnn.training.results import METRICS, TIMINGS
 from distcnn.training.run_files import Report
 
+SPEED = "images_per_second"
 COLUMNS = (
     *("kind", "step", "epoch", "loss", "learning_rate", "train_loss", "train_accuracy"),
     *("validation_loss", "validation_accuracy", "test_loss", "test_accuracy"),
-    "images_per_second",
+    SPEED,
 )
-"""The columns of ``metrics.csv``; those of validation only where there is one."""
+"""The columns of ``metrics.csv``; those of validation only where there is one, and the speed only
+in native arithmetic.
+"""
+
+
+def recorded_metrics(folder: Path) -> list[Line]:
+    """The lines of ``metrics.jsonl``, with the speeds that a portable run has in another file.
+
+    ``OSError``, or one of ``MALFORMED``, when they cannot be read.
+    """
+    lines = whole_lines(files.read_bytes(folder / METRICS).decode())
+    timed: dict[tuple[str, int], Line] = {}
+    with suppress(FileNotFoundError):
+        for line in whole_lines(files.read_bytes(folder / TIMINGS).decode()):
+            timed[line["kind"], line["step"]] = {SPEED: line[SPEED]}
+    return [line | timed.get((line["kind"], line["step"]), {}) for line in lines]
 
 
 class GrowingFile:
@@ -95,6 +112,22 @@ class LineLog(GrowingFile):
     def add(self, values: dict[str, Any]) -> None:
         """Append one line."""
         self.append((json.dumps(values) + "\n").encode())
+
+
+class ChainedLog(LineLog):
+    """A file of JSON lines, each of which has the hash of the one before."""
+
+    sha256 = NO_LINE
+    """The hash of the last line."""
+
+    def begin_with(self, content: bytes) -> None:
+        super().begin_with(content)
+        self.sha256 = last_sha256(content)
+
+    def add(self, values: dict[str, Any]) -> None:
+        line = json.dumps({**values, PREVIOUS: self.sha256}).encode()
+        self.sha256 = sha256_of(line)
+        self.append(line + b"\n")
 
 
 class MetricsTable(GrowingFile):

@@ -19,11 +19,15 @@ from distcnn.system.json_values import from_json, to_json
 RESULT, SHA256SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
 METRICS_TABLE = "metrics.csv"
+TIMINGS, ENVIRONMENT = "timings.jsonl", "environment.jsonl"
+"""Of a portable run: what depends on the machine, and so is not in metrics and receipt."""
 ALL_FILES = (
     CONFIG,
     METRICS,
     METRICS_TABLE,
     RECEIPT,
+    TIMINGS,
+    ENVIRONMENT,
     RESULT,
     WEIGHTS,
     BEST_WEIGHTS,
@@ -40,6 +44,7 @@ OPTIONAL = (
     "best_validation_accuracy",
     "stopped_early",
     "arithmetic",
+    "spot_checks",
 )
 """What ``result.json`` has only where it is not None."""
 
@@ -89,6 +94,8 @@ class RunResult:
         test_examples: in the test set.
         train_loss: over the last epoch, or the part of it that was trained.
         params_sha256: the hash of the last weights, equal for equal bits.
+        receipt_sha256: the hash of the receipt's last line, which stands for all lines; empty where
+            nothing was written.
         epochs: complete ones; a last partial epoch is not counted.
         steps: all that were taken.
         best_step: the step after which the accuracy on the validation set was best, or without one
@@ -98,6 +105,8 @@ class RunResult:
         validation_loss, validation_accuracy: after the last step.
         best_validation_accuracy: after ``best_step``.
         stopped_early: whether ``patience`` ended the run; None without it.
+        spot_checks: shards that another rank has repeated, all with the same result; None without
+            ``spot_check``.
         target_accuracy, target_reached: None without a target.
         seconds_to_target: from the start of the first step, tests included; None if not reached.
         world_size: the ranks that the run began on.
@@ -121,6 +130,7 @@ class RunResult:
     test_loss: float
     train_loss: float
     params_sha256: str
+    receipt_sha256: str = ""
     epochs: int = 0
     steps: int
     best_step: int
@@ -130,6 +140,7 @@ class RunResult:
     validation_accuracy: float | None = None
     best_validation_accuracy: float | None = None
     stopped_early: bool | None = None
+    spot_checks: int | None = None
     target_accuracy: float | None = None
     target_reached: bool | None = None
     seconds_to_target: float | None = None
@@ -150,8 +161,7 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
         left_out = {"network", "output"}  # of this process, not of the run
-        if not self.architecture:
-            left_out.add("architecture")
+        left_out |= {name for name in ("architecture", "receipt_sha256") if not getattr(self, name)}
         if self.target_accuracy is None:
             left_out |= {"target_accuracy", "target_reached", "seconds_to_target"}
         left_out |= {name for name in OPTIONAL if getattr(self, name) is None}
@@ -209,7 +219,8 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
     if best is None:
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)  # of an earlier, shorter run
     names = [CONFIG, METRICS, METRICS_TABLE, RECEIPT]
-    names += [INITIAL_WEIGHTS] if os.path.lexists(folder / INITIAL_WEIGHTS) else []
+    optional = TIMINGS, ENVIRONMENT, INITIAL_WEIGHTS
+    names += [name for name in optional if os.path.lexists(folder / name)]
     files |= {name: read_bytes(folder / name) for name in names}
     files[RESULT] = (json.dumps(result.to_json(), indent=2) + "\n").encode()
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]

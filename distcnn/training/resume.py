@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
-from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +12,19 @@ from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.checkpoints.weights import INITIAL_WEIGHTS
-from distcnn.config import FREE, Config, as_flag
+from distcnn.config import Config, as_flag
 from distcnn.config_parsing import Request
-from distcnn.distributed import Communicator
 from distcnn.errors import InputError
 from distcnn.system.files import explaining
-from distcnn.system.host import processor
 from distcnn.system.wording import counted
 from distcnn.training import results
 from distcnn.training.checkpointing import parse_checkpoint
-from distcnn.training.fingerprint import differences
 from distcnn.training.initial import InitialWeights
 from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
 from distcnn.training.results import CONFIG, RECEIPT, RunResult
-from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory
+from distcnn.training.run_directory import CHECKPOINTS, create_run_directory
 from distcnn.training.run_files import Report, read_config, write_config
 from distcnn.training.schedule import RunSchedule
-from distcnn.training.setup import Run
 from distcnn.user_code import ACCEPT_FLAG, Sources, compare_sources, require_trust
 
 
@@ -117,7 +111,7 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
             f"--resume: the run in {directory} has other settings: {contradicting}:"
             " leave them out, or start a new run (only these may change: epochs, max_steps,"
             " patience, target_accuracy, output, how often to log, test and save, time-outs,"
-            " tracing, the path of the same data)"
+            " tracing, the path of the same data; with portable arithmetic also threads_per_rank)"
         )
     here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})
@@ -128,7 +122,7 @@ def _contradictions(stored: Config, given: dict[str, Any]) -> str:
     return "; ".join(
         f"{as_flag(name)} {value} (the run has {getattr(stored, name)})"
         for name, value in given.items()
-        if name not in FREE and value != getattr(stored, name)
+        if name not in stored.free and value != getattr(stored, name)
     )
 
 
@@ -248,51 +242,3 @@ def _carried(config: Config, point: ResumePoint | None) -> list[Checkpoint]:
         dataclasses.replace(each, texts={**each.texts, "configuration": configuration})
         for each in found
     ]
-
-
-def machine_of(communicator: Communicator) -> dict[str, Any]:
-    """When and where a start or resume happens, for the receipt; a replay does not compare it."""
-    return {
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "ranks_by_host": Counter(communicator.hosts),
-        "processor": processor(),
-        "mpi": communicator.description,
-    }
-
-
-def begin_recording(
-    run: Run, path: Path, point: ResumePoint | None, report: Report, held: ExitStack
-) -> RunDirectory:
-    """Restore the directory's files to the checkpoint, and note this start in the receipt."""
-    initial_weights = run.initial.content if run.initial else b""
-    directory = RunDirectory(path, run.config, report, held, initial_weights)
-    checkpoint = point.checkpoint if point else None
-    step = checkpoint.step if checkpoint else 0
-    if point:
-        if not checkpoint:
-            report(
-                f"{point.directory} has no complete checkpoint: the run starts again from its first"
-                " step"
-            )
-        if changed := changed_lengths(point.directory, step, run.config):
-            report(changed)
-        texts = checkpoint.texts if checkpoint else {"metrics": "", "receipt": ""}
-        directory.restore(texts["metrics"], texts["receipt"])
-    software = parse_checkpoint(checkpoint).software if checkpoint else run.software
-    if changes := differences(software, run.software):
-        report(
-            "warning: the run was started with other software or on another processor; its bits"
-            f" may differ from here on: {'; '.join(changes)}"
-        )
-    directory.add_receipt(
-        "resume" if checkpoint else "start",
-        step,
-        world_size=run.communicator.world_size,
-        configuration=dataclasses.asdict(run.config),
-        dataset=run.dataset_record.identity,
-        software=run.software,
-        machine=machine_of(run.communicator),
-        **({"model_sources": run.model_sources} if run.model_sources else {}),
-        **({"initial_weights": run.initial.record} if run.initial else {}),
-    )
-    return directory

@@ -21,7 +21,7 @@ from distcnn.system.files import explaining, remove_temporary_files, write_atomi
 from distcnn.training import results, run_files
 from distcnn.training.checkpointing import RunRecorder, make_checkpoint
 from distcnn.training.ledger import Entry
-from distcnn.training.line_files import COLUMNS, LineLog, MetricsTable
+from distcnn.training.line_files import COLUMNS, SPEED, ChainedLog, LineLog, MetricsTable
 from distcnn.training.results import RunResult
 from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
@@ -52,32 +52,50 @@ class RunDirectory(RunRecorder):
         self._best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
         self.metrics = LineLog(results.METRICS, self.locate, report)
-        self.receipt = LineLog(results.RECEIPT, self.locate, report)
+        self.receipt = ChainedLog(results.RECEIPT, self.locate, report)
+        self.timings = LineLog(results.TIMINGS, self.locate, report)
+        self.environment = LineLog(results.ENVIRONMENT, self.locate, report)
+        self._is_portable = config.is_portable
         columns = [
-            name for name in COLUMNS if config.validation or not name.startswith("validation_")
+            name
+            for name in COLUMNS
+            if (config.validation or not name.startswith("validation_"))
+            and not (name == SPEED and self._is_portable)
         ]
         self._table = MetricsTable(results.METRICS_TABLE, self.locate, report, columns)
-        self._files = self.metrics, self._table, self.receipt
+        of_machine = (self.timings, self.environment) if self._is_portable else ()
+        self._files = self.metrics, self._table, self.receipt, *of_machine
         self._writer = CheckpointWriter(
             lambda: CheckpointStore(self.locate() / CHECKPOINTS), config.keep, report
         )
 
-    def restore(self, metrics: str, receipt: str) -> None:
+    def restore(self, metrics: str, receipt: str, timings: str = "") -> None:
         """Make the files hold exactly these lines."""
+        if self._is_portable:
+            self.timings.restore(timings)
         self.metrics.restore(metrics)
         self._table.restore(metrics)
         self.receipt.restore(receipt)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         line = {"kind": kind, **values}
+        if self._is_portable:  # a speed would make the file another one on each machine
+            self.timings.add({"kind": kind, "step": values["step"], SPEED: line.pop(SPEED)})
         self.metrics.add(line)
         self._table.add(line)
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         self.receipt.add({"kind": kind, "step": step, **values})
 
+    @property
+    def receipt_sha256(self) -> str:
+        return self.receipt.sha256
+
     def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
-        snapshot = make_checkpoint(run, state, entries, self.metrics.text, self.receipt.text)
+        texts = {"metrics": self.metrics.text, "receipt": self.receipt.text}
+        if self._is_portable:
+            texts["timings"] = self.timings.text
+        snapshot = make_checkpoint(run, state, entries, texts)
         if state.best_step == state.step:
             self._best = state.step, snapshot.folder("weights")
         self._writer.submit(state.step, snapshot, state.best_step)

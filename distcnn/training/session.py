@@ -23,11 +23,12 @@ from distcnn.training.checkpointing import RunRecorder, check_dataset, restore_c
 from distcnn.training.loop import Loop
 from distcnn.training.progress import Progress
 from distcnn.training.results import RunResult
-from distcnn.training.resume import ResumePoint, begin_recording, open_directory
+from distcnn.training.resume import ResumePoint, open_directory
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.selection import best_weights
 from distcnn.training.setup import Components, Run, prepare_run
+from distcnn.training.starts import begin_recording
 from distcnn.training.state import State
 from distcnn.training.tensorboard import TensorBoard, require_tensorboardx
 from distcnn.training.time_left import time_left

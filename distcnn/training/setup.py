@@ -22,6 +22,7 @@ from distcnn.models import Model, build_model, find_model, initialise_model
 from distcnn.nn import LOSSES, PORTABLE, Parameters, Sequential
 from distcnn.nn.losses import Loss, OwnLoss, portable_loss
 from distcnn.optim import Optimizer, Schedule
+from distcnn.portable import self_test
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
 from distcnn.spans import Span
@@ -116,6 +117,8 @@ def prepare_run(
     ``InputError`` is raised on all ranks.
     """
     own_shards = together(communicator, lambda: _check_world(config, communicator))
+    if config.is_portable:
+        together(communicator, _require_portable_machine)
     made = components or together(communicator, lambda: named_components(config))
     images = images or open_file(config, communicator, report)
     with Span(spans.OPEN_DATA):
@@ -186,7 +189,14 @@ def prepare_run(
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
         config = _settle_threads(config, communicator, report)
-        software = consistency.same_software(communicator, report)
+        if config.spot_check:
+            consistency.require_comparable(config.arithmetic, communicator)
+            if communicator.world_size == 1:
+                report(
+                    "notice: in one process --spot-check repeats shards on the same processor: it"
+                    " finds only faults that come and go"
+                )
+        software = consistency.same_software(communicator, report, config.is_portable)
     return Run(
         config=config,
         components=made,
@@ -205,18 +215,28 @@ def prepare_run(
     )
 
 
+def _require_portable_machine() -> None:
+    if found := self_test.problem():
+        raise InputError(
+            f"--arithmetic portable: this machine would compute other bits: {found}: run"
+            " python -m distcnn.doctor there, or use --arithmetic native"
+        )
+
+
 def _settle_threads(
     config: Config, communicator: Communicator, report: Callable[[str], None]
 ) -> Config:
-    """Set this process's BLAS threads; ``config`` with their number instead of auto. Collective.
+    """Set this process's BLAS threads. Collective.
 
-    ``report`` takes a line where bits depend on the number, or cores are oversubscribed.
+    Returns ``config`` with their number instead of auto if bits depend on it. ``report`` takes a
+    line where they do, or where cores are oversubscribed.
     """
     wanted, host = config.threads_per_rank, communicator.hosts[communicator.rank]
     everyone = communicator.allgather(usable_cores(host))
     threads = threads_for_each(everyone) if wanted == blas_threads.AUTO else int(wanted)
     together(communicator, lambda: blas_threads.limit_blas_threads(threads))
-    if threads != blas_threads.THREADS_PER_RANK or wanted == blas_threads.AUTO:
+    is_other = threads != blas_threads.THREADS_PER_RANK or wanted == blas_threads.AUTO
+    if is_other and not config.is_portable:
         report(
             f"notice: {counted(threads, 'BLAS thread')} a rank (--threads-per-rank {wanted}): the"
             " bits depend on this number; a resumed run keeps it"
@@ -226,7 +246,7 @@ def _settle_threads(
             f"warning: oversubscribed: {crowd}; start fewer ranks or threads there, or bind the"
             " ranks to more cores (docs/cluster.md)"
         )
-    return replace(config, threads_per_rank=str(threads))
+    return config if config.is_portable else replace(config, threads_per_rank=str(threads))
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.errors import InputError
-from distcnn.system.files import explaining, read_bytes
+from distcnn.system.files import explaining
 from distcnn.training.callbacks import Callback
-from distcnn.training.line_files import GrowingFile
+from distcnn.training.line_files import GrowingFile, recorded_metrics
 from distcnn.training.progress import LoggedProgress
-from distcnn.training.receipt import MALFORMED, Line, whole_lines
-from distcnn.training.results import METRICS, RunResult
+from distcnn.training.receipt import MALFORMED, Line
+from distcnn.training.results import RunResult
 from distcnn.training.run_files import Report
 
 PREFIX, SUFFIX = "events.out.tfevents", ".distcnn"
@@ -120,7 +120,7 @@ def recorded(output: Path | None) -> Iterable[Line]:
     """The lines of metrics in a run directory that is resumed."""
     with suppress(OSError, *MALFORMED):
         if output:
-            return whole_lines(read_bytes(output / METRICS).decode())
+            return recorded_metrics(output)
     return []
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import pytest
 
+from distcnn.training.receipt import read_receipt
 from tests.conftest import SERIAL, MakeImageSet, as_flags, launcher_of, slow, write_image_set
 from tests.support.training_fixtures import (
     CHECKED,
@@ -67,6 +68,14 @@ def test_a_run_is_identical_on_any_ranks(
     launcher.train(made_on, tmp_path / "run", "--data", str(image_set()), *CHECKED)
     for ranks in replayed_on:
         assert_identical(tmp_path / "run", ranks=ranks)
+
+
+@pytest.mark.mpi
+def test_a_sample_is_identical_on_any_ranks(checked: Path) -> None:
+    flags = ["--sample", "3", "--sample-seed", "1"]
+    alone, together = (verify(checked, *flags, ranks=ranks).stdout for ranks in (1, 3))
+    assert alone.splitlines()[-5:] == together.splitlines()[-5:]
+    assert "\nidentical: 3 of 6 stretches, " in alone
 
 
 @pytest.mark.slow
@@ -190,6 +199,9 @@ def test_a_hash_that_was_altered_is_named(ranks: int, checked_copy: Path) -> Non
     )
     assert receipt(checked_copy)[5]["step"] == 8
     (checked_copy / "receipt.jsonl").write_text(text.replace(sha256, ALTERED))
+    link = r"step 8: receipt\.jsonl was changed: its line 7 does not have the SHA-256 of the line"
+    assert_different(checked_copy, link, ranks=ranks)
+    write_receipt(checked_copy, receipt(checked_copy))
     message = (
         rf"step 8 \(.*: step 6\): parameter conv1\.bias: SHA-256 {ALTERED} in the receipt,"
         rf" but {sha256} in the replay"
@@ -221,6 +233,11 @@ def test_what_was_altered_is_an_exit_code_of_1(checked_copy: Path) -> None:
     (checked_copy / "SHA256SUMS").unlink()
     resumed(lines)
     write_receipt(checked_copy, lines)
+    found = r"step 12: receipt_sha256: \w{64} in result\.json, but \w{64} in the replay"
+    assert_different(checked_copy, found)
+    values = json.loads((checked_copy / "result.json").read_text())
+    forged = {**values, "receipt_sha256": read_receipt(checked_copy).sha256}
+    (checked_copy / "result.json").write_text(json.dumps(forged))
     assert_identical(checked_copy)
     lines = receipt(checked_copy)
     next(line for line in lines if line["kind"] == "resume")["dataset"]["content_sha256"] = ALTERED

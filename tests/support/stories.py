@@ -17,7 +17,8 @@ from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import RunResult
-from distcnn.training.resume import begin_recording, open_directory
+from distcnn.training.resume import open_directory
+from distcnn.training.starts import begin_recording
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import prepare

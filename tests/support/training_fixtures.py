@@ -24,8 +24,10 @@ from distcnn.datasets import Split, write_dataset
 from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.checkpointing import RunRecorder
+from distcnn.training.line_files import ChainedLog
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
+from distcnn.training.receipt import PREVIOUS
 from distcnn.training.results import damage_of
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
@@ -282,20 +284,25 @@ def table(run: Path) -> list[dict[str, str]]:
 
 
 def result(run: Path) -> dict[str, Any]:
-    """``result.json`` without times."""
+    """``result.json`` without times, and without the hash of the receipt, which has them."""
     return _without(
-        json.loads((run / "result.json").read_text()), "images_per_second", "seconds_to_target"
+        json.loads((run / "result.json").read_text()),
+        *("images_per_second", "seconds_to_target", "receipt_sha256"),
     )
 
 
 def receipt(run: Path) -> list[dict[str, Any]]:
-    """The lines of ``receipt.jsonl``."""
-    return [json.loads(line) for line in (run / "receipt.jsonl").read_text().splitlines()]
+    """The lines of ``receipt.jsonl``, without their hashes of the lines before."""
+    lines = map(json.loads, (run / "receipt.jsonl").read_text().splitlines())
+    return [_without(line, PREVIOUS) for line in lines]
 
 
 def write_receipt(run: Path, lines: list[dict[str, Any]]) -> None:
-    """Write ``lines`` to ``receipt.jsonl``."""
-    (run / "receipt.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    """Write ``lines`` to ``receipt.jsonl``, as a forger would: in a chain without a break."""
+    log = ChainedLog("receipt.jsonl", lambda: run, print)
+    log.restore("")
+    for line in lines:
+        log.add(line)
 
 
 def proof(run: Path) -> list[dict[str, Any]]:

@@ -83,6 +83,19 @@ def test_objects_and_names_give_the_same_bits(image_set: MakeImageSet) -> None:
     assert other.params_sha256 != by_name.params_sha256
 
 
+def test_spot_checks_may_begin_and_end_with_any_call(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    trainer, run = dc.Trainer(MODEL, **FEW), tmp_path / "run"
+    plain = trainer.fit(image_set(), max_steps=6)
+    trainer.fit(image_set(), max_steps=2, output=run)
+    trainer.fit(image_set(), max_steps=4, output=run, resume=True, spot_check=1)
+    last = trainer.fit(image_set(), max_steps=6, output=run, resume=True)
+    assert (plain.spot_checks, last.spot_checks) == (None, 2 * FEW["num_shards"])
+    assert last.params_sha256 == plain.params_sha256
+    assert "spot_checks" not in plain.to_json()
+
+
 def test_own_parts_are_one_class_or_function_each_and_are_resumed(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
@@ -320,6 +333,7 @@ def test_data_of_another_form_is_refused(image_set: MakeImageSet) -> None:
         ({"callbacks": None}, "callbacks is None"),
         ({"stall_timeout": "x"}, "stall_timeout is 'x': it must be a number"),
         ({"resume": True}, "resume is True, but output is None"),
+        ({"spot_check": 2}, "spot_check is 2.0: it must be a fraction"),
     ],
 )
 def test_an_impossible_argument_of_fit_is_named(

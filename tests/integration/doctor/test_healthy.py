@@ -23,7 +23,7 @@ OF_ALL = {
     "memory",
     "limits",
 }
-OF_ALL |= {"ranks", "hosts", "output", "data", "products", "sum"}
+OF_ALL |= {"ranks", "hosts", "output", "data", "products", "portable", "sum"}
 TOGETHER = {"mpi threads", "clock"}
 
 

@@ -66,6 +66,7 @@ def test_a_missing_image_set_is_refused_and_not_made(
     text = (checked_copy / "receipt.jsonl").read_text()
     recorded = receipt(checked_copy)[0]["configuration"]["data"]
     (checked_copy / "receipt.jsonl").write_text(text.replace(recorded, "data/mnist.h5"))
+    write_receipt(checked_copy, receipt(checked_copy))
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(InputError, match=r"data/mnist\.h5, which is not there.*--data"):

@@ -20,10 +20,13 @@ from distcnn.training.setup import Run
 from tests.conftest import MakeImageSet, write_image_set
 from tests.support.training_fixtures import loop_of, prepare
 
+RECEIPT_SO_FAR = '{"kind": "start", "step": 0, "configuration": {}}\n'
+
 
 def snapshot_of(loop: Loop) -> Checkpoint:
     entries = all_entries(loop.run.training_step.ledger, Communicator(), loop.run.config.num_shards)
-    return make_checkpoint(loop.run, loop.state, entries, '{"kind": "step"}\n', "receipt so far\n")
+    lines = {"metrics": '{"kind": "step"}\n', "receipt": RECEIPT_SO_FAR}
+    return make_checkpoint(loop.run, loop.state, entries, lines)
 
 
 def at_step(run: Run, step: int, end_epoch: bool = True) -> Loop:
@@ -116,7 +119,7 @@ def test_what_a_snapshot_says(image_set: MakeImageSet) -> None:
     assert snapshot.arrays["optimizer/velocity/conv1.weight"].shape == (8, 1, 3, 3)
     assert (snapshot.texts["metrics"], snapshot.texts["receipt"]) == (
         '{"kind": "step"}\n',
-        "receipt so far\n",
+        RECEIPT_SO_FAR,
     )
     assert json.loads(snapshot.texts["configuration"]) == dataclasses.asdict(loop.run.config)
     assert json.loads(snapshot.texts["dataset"]) == loop.run.dataset_record.identity

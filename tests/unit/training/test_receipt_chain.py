@@ -1,0 +1,141 @@
+"""The receipt's chain of hashes: no line of it can be changed without that being found."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distcnn.config import Config
+from distcnn.training.line_files import ChainedLog
+from distcnn.training.receipt import MALFORMED, NO_LINE, parse_receipt, read_receipt
+from distcnn.training.starts import is_edited
+from tests.support.training_fixtures import write_receipt
+
+LINES: list[dict[str, Any]] = [
+    {"kind": "start", "step": 0, "configuration": {}},
+    {"kind": "weights", "step": 2, "params_sha256": "a"},
+    {"kind": "resume", "step": 2, "configuration": {"epochs": 5}},
+    {"kind": "weights", "step": 4, "params_sha256": "b"},
+    {"kind": "epoch", "step": 4, "train_loss": 0.1 + 0.2},
+    {"kind": "end", "step": 4, "params_sha256": "b"},
+]
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> bytes:
+    write_receipt(tmp_path, LINES)
+    return (tmp_path / "receipt.jsonl").read_bytes()
+
+
+def problem_of(content: bytes) -> str:
+    """Why it is refused, or where its chain is broken."""
+    try:
+        return parse_receipt(content.decode()).problem
+    except (*MALFORMED, UnicodeDecodeError) as error:
+        return f"damaged: {type(error).__name__}"
+
+
+def test_each_line_has_the_hash_of_the_one_before(content: bytes) -> None:
+    before = NO_LINE
+    for line in content.splitlines():
+        assert json.loads(line)["previous_sha256"] == before
+        before = hashlib.sha256(line).hexdigest()
+    receipt = parse_receipt(content.decode())
+    assert (receipt.sha256, receipt.problem, receipt.lines) == (before, "", LINES)
+
+
+def test_a_change_of_any_byte_is_found(content: bytes) -> None:
+    whole, last_line = parse_receipt(content.decode()), content.rindex(b"\n", 0, -1) + 1
+    for place in range(len(content) - 1):
+        altered = bytearray(content)
+        altered[place] ^= 1
+        if problem_of(bytes(altered)):
+            continue
+        assert place >= last_line, "the hash in the line after is another"
+        assert parse_receipt(altered.decode()).sha256 != whole.sha256
+
+
+def test_lines_that_are_removed_added_or_moved_are_found(content: bytes) -> None:
+    lines = content.splitlines(keepends=True)
+    unchained = (json.dumps(LINES[1]) + "\n").encode()
+    for place in range(len(lines)):
+        if place < len(lines) - 1:
+            moved = [*lines[:place], lines[place + 1], lines[place], *lines[place + 2 :]]
+            assert problem_of(b"".join(moved))
+            assert problem_of(b"".join([*lines[:place], *lines[place + 1 :]]))
+        for added in (*lines, unchained):
+            assert problem_of(b"".join([*lines[:place], added, *lines[place:]]))
+    assert problem_of(content + unchained)
+
+
+def test_the_step_of_the_first_broken_line_is_named(content: bytes) -> None:
+    altered = content.replace(b'"params_sha256": "b", "prev', b'"params_sha256": "c", "prev', 1)
+    assert problem_of(altered).startswith("step 4: receipt.jsonl was changed: its line 5 ")
+    altered = content.replace(b'"params_sha256": "a"', b'"params_sha256": "c"')
+    assert problem_of(altered).startswith("step 2: receipt.jsonl was changed: its line 3 ")
+
+
+def test_a_kill_at_any_byte_leaves_a_chain_that_continues(content: bytes, tmp_path: Path) -> None:
+    """The receipt is cut to its lines at the checkpoint, whatever is left of the file."""
+    file = tmp_path / "receipt.jsonl"
+    ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
+    for cut in range(ends[0], len(content)):
+        file.write_bytes(content[:cut])
+        assert read_receipt(tmp_path).problem == ""
+        at_checkpoint = max(count for count, end in enumerate(ends, 1) if end <= cut)
+        log = ChainedLog("receipt.jsonl", lambda: tmp_path, print)
+        log.restore(content[: ends[at_checkpoint - 1]].decode())
+        for line in LINES[at_checkpoint:]:
+            log.add(line)
+        assert file.read_bytes() == content
+        assert log.sha256 == parse_receipt(content.decode()).sha256
+
+
+def test_a_receipt_of_an_older_version_is_read_and_continued(tmp_path: Path) -> None:
+    """It has no chain; the lines added to it are chained from its last line on."""
+    file = tmp_path / "receipt.jsonl"
+    old = "".join(f"{json.dumps(line)}\n" for line in LINES[:3])
+    assert parse_receipt(old).problem == ""
+    log = ChainedLog("receipt.jsonl", lambda: tmp_path, print)
+    log.restore(old)
+    for line in LINES[3:]:
+        log.add(line)
+    assert parse_receipt(file.read_text()) == dataclasses.replace(
+        parse_receipt(old), lines=LINES, sha256=log.sha256
+    )
+    lines = file.read_bytes().splitlines(keepends=True)
+    for place in range(2, len(lines) - 1):  # from the last line without a chain on
+        altered = [*lines[:place], lines[place].replace(b'"kind"', b'"Kind"'), *lines[place + 1 :]]
+        assert problem_of(b"".join(altered))
+        assert problem_of(b"".join([*lines[:place], *lines[place + 1 :]]))
+
+
+@pytest.mark.parametrize("stated", [None, 7, [], {}, "", "A" * 64, NO_LINE])
+def test_any_other_value_breaks_the_chain(stated: Any, content: bytes) -> None:
+    lines = [json.loads(line) for line in content.splitlines()]
+    lines[3]["previous_sha256"] = stated
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    assert parse_receipt(text).problem.startswith("step 2: receipt.jsonl was changed: its line 4 ")
+
+
+def test_a_file_that_was_edited_is_told_from_one_that_was_cut_off(
+    content: bytes, tmp_path: Path
+) -> None:
+    file, text = tmp_path / "receipt.jsonl", content.decode()
+    for left in (b"", content[:-1], content, content + b'{"kind'):
+        file.write_bytes(left)
+        assert not is_edited(file, text)
+    file.write_bytes(content.replace(b"weights", b"Weights"))
+    assert is_edited(file, text)
+    assert not is_edited(tmp_path / "missing.jsonl", text)
+
+
+def test_the_configuration_is_read_as_before(content: bytes) -> None:
+    receipt = parse_receipt(content.decode())
+    assert receipt.configuration_at(4) == Config(epochs=5)
+    assert receipt.sessions == receipt.starts == [LINES[0], LINES[2]]

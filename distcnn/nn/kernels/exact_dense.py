@@ -8,7 +8,14 @@ from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.dense import SMALL_PRODUCT
 from distcnn.nn.kernels.exact_products import multiply, store_gradient
 from distcnn.nn.layer import Array, Call, Shape
-from distcnn.portable.grids import anchor, bound_of, operand_bits, round_by, round_to_grid
+from distcnn.portable.grids import (
+    anchor,
+    bound_of,
+    nan_without_grid,
+    operand_bits,
+    round_by,
+    round_to_grid,
+)
 
 BLOCK_FEATURES = 400
 """Input features of a block, about, where products are large. (With a power of two, such as 512,
@@ -49,14 +56,18 @@ class ExactDenseKernel:
 
     def forward(self, x: Array, call: Call) -> Array:
         if call.version != self._version:
-            round_to_grid(call.values["weight"], self._weight_bits, self._weight)
+            self._weight_bound = round_to_grid(
+                call.values["weight"], self._weight_bits, self._weight
+            )
             self._version = call.version
-        self._input, self._anchor = x, anchor(bound_of(x), self._input_bits)
+        bound = bound_of(x)
+        self._input, self._anchor = x, anchor(bound, self._input_bits)
         self._sum.fill(0)
         for block in self._blocks():
             multiply(self._weight[:, block], self._rounded_input(block), self._part)
             self._sum += self._part
-        self._sum += call.values["bias"].astype(np.float64)[:, np.newaxis]
+        bias = call.values["bias"] + nan_without_grid(bound, self._weight_bound)
+        self._sum += bias[:, np.newaxis]
         np.copyto(self._output, self._sum, casting="same_kind")
         return self._output
 

@@ -81,7 +81,6 @@ def find_parting(
     for side, without in ((one, other), (other, one)):
         if alone := [name for name in side.run.model.names if name not in without.run.model.names]:
             say(f"layers only in {side.name}: {first_few(alone)}")
-    assert found.part_at is not None
     return _replay_both((one, other), found.part_at, found.text, say)
 
 
@@ -129,7 +128,7 @@ def _replay_both(sides: tuple[Side, Side], last: int, recorded: str, say: Report
         return f"step {step}{where}"
     changed = f": the records of {' and '.join(others)} were changed, or made on a machine that"
     text = f"{recorded}; replayed here, both are the same up to step {step}"
-    return f"{text}{changed} computes other bits" if others else text
+    return f"{text}{changed} computes other bits or is faulty" if others else text
 
 
 def _common_checkpoint(

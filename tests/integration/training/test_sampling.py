@@ -151,6 +151,13 @@ def test_an_altered_line_is_found_in_its_stretch(checked_copy: Path) -> None:
     sample(checked_copy, 1, seed)  # it is not in this one
 
 
+def test_a_receipt_whose_chain_is_broken_is_found_by_any_sample(checked_copy: Path) -> None:
+    text = (checked_copy / "receipt.jsonl").read_text()
+    (checked_copy / "receipt.jsonl").write_text(text.replace(": ", ":", 1))
+    with pytest.raises(Different, match=r"receipt\.jsonl was changed"):
+        sample(checked_copy, 1)
+
+
 def draw_of(run: Path, seed: int) -> list[tuple[int, int]]:
     return [(each.first, each.last) for each in draw_sample(run, 1, seed, print).drawn]
 

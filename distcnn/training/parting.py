@@ -110,7 +110,7 @@ def _replay_both(sides: tuple[Side, Side], last: int, recorded: str, say: Report
     ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
     say(f"replaying both on {ranks}: from step {begun} on, to step {last} at most")
     state = _different_state(replays)
-    where = f": they begin with {state}" if state else ""
+    where = f": at the beginning, {state}" if state else ""
     while step < last and not where:
         step, before = step + 1, one.run.parameters.values.copy()
         where = _go_on(sides, replays, step)
@@ -176,8 +176,9 @@ def _different_state(replays: tuple[Replay, Replay]) -> str:
             for replay, vectors in zip(replays, (one, other), strict=True)
         )
         if different := [each for each in before if gap(before[each], now[each])]:
-            return f"other {name}: {first_and_more(different)}"
-    return "" if replays[0].last_loss == replays[1].last_loss else "another loss"
+            what = "weights differ" if name == "weights" else f"optimizer's {name} differs"
+            return f"the {what}: {first_and_more(different)}"
+    return "" if replays[0].last_loss == replays[1].last_loss else "the loss differs"
 
 
 def gap(one: AnyArray, other: AnyArray) -> str:
@@ -187,7 +188,7 @@ def gap(one: AnyArray, other: AnyArray) -> str:
     if one.tobytes() == other.tobytes():
         return ""
     if one.dtype.kind != "f":
-        return "other values"
+        return "different values"
     with np.errstate(invalid="ignore", over="ignore"):
         largest = float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64))))
     return f"largest difference {largest:.2g}" if largest else "only signs of zeros differ"

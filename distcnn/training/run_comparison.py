@@ -148,7 +148,7 @@ def _difference(one: Line, other: Line, names: tuple[str, str]) -> str:
     """The first value that differs, as text; what only one has does not count."""
     before, now = one.get("parameters", {}), other.get("parameters", {})
     if different := [name for name in before if before[name] != now.get(name)]:
-        return f"other weights: {first_and_more(different)}"
+        return f"the weights differ: {first_and_more(different)}"
     for value in [each for each in one if each in other and each not in (SPEED, "parameters")]:
         if one[value] != other[value]:
             return f"{value} is {one[value]} in {names[0]}, {other[value]} in {names[1]}"

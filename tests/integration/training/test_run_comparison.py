@@ -125,7 +125,7 @@ def test_runs_of_the_same_flags_are_identical(
 @pytest.mark.parametrize(
     ("flags", "where"),
     [
-        ({"seed": 1}, "step 0: they begin with other weights: parameter conv1.weight"),
+        ({"seed": 1}, "step 0: at the beginning, the weights differ: parameter conv1.weight"),
         ({"learning_rate": 0.05}, "step 1: the gradients are the same, but the learning rate is "),
         ({"weight_decay": 0.1}, "step 1: the gradients are the same, but the optimizer's update"),
         ({"reduction": "fast"}, "step 1: each shard's gradients are the same, but the sum of"),
@@ -226,7 +226,7 @@ def test_records_that_no_replay_gives_are_named(
     assert f"{checked}: this machine reproduces its records up to step 8" in lines
     (line,) = (each for each in lines if each.startswith(f"{other}: this machine does not"))
     assert ": step 8 " in line
-    assert lines[-1].startswith("different: step 8: other weights: parameter conv1.bias;")
+    assert lines[-1].startswith("different: step 8: the weights differ: parameter conv1.bias;")
     assert f"the records of {other} were changed, or made on" in lines[-1]
     third = altered(checked, tmp_path / "third", 8, "conv1.weight")
     code, lines = compare(other, third)
@@ -244,7 +244,9 @@ def test_records_alone_are_compared_without_data(
     assert code == 1
     (line,) = (each for each in lines if each.startswith(f"{other}: cannot be replayed here: "))
     assert "which is not there" in line
-    assert lines[-1].startswith("different: step 2: other weights: parameter conv1.weight and ")
+    assert lines[-1].startswith(
+        "different: step 2: the weights differ: parameter conv1.weight and "
+    )
     code, lines = compare(checked, other, "--records-only")
     assert code == 1
     assert not any("cannot be replayed" in line for line in lines)

@@ -192,7 +192,9 @@ def compare_with_checkpoint(replay: Replay, checkpoint: Checkpoint) -> None:
 def _content(checkpoint: Checkpoint) -> dict[str, Any]:
     """What must be equal, by the names that messages give it; the weights first."""
     parsed, attributes = parse_checkpoint(checkpoint), checkpoint.attributes
-    arrays = dict(sorted(checkpoint.arrays.items(), key=lambda item: not item[0].startswith("w")))
+    arrays = dict(
+        sorted(checkpoint.arrays.items(), key=lambda item: not item[0].startswith("weights/"))
+    )
     used = arrays.pop(EXAMPLES_USED).tolist()
     hashes = {
         f"{path.replace('weights/', 'parameter ')}: SHA-256": array_sha256(values)

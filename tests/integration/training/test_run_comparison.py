@@ -273,6 +273,17 @@ def test_a_run_that_went_on_is_the_same_until_then(
     )
 
 
+def test_a_run_that_was_resumed_with_other_flags_parts_there(
+    finished: Path, killed: Path, compare: Compare
+) -> None:
+    resume(killed, "--epochs", "4")
+    code, lines = compare(finished, killed)
+    assert code == 1
+    assert f"configuration: --epochs is 3 in {finished}, 4 in {killed} (from step 10 on)" in lines
+    assert any(": from step 10 on, to step 12 at most" in line for line in lines)
+    assert lines[-1].startswith("different: step 11: the gradients are the same, but the learning")
+
+
 def test_software_environment_and_source_are_listed_line_by_line(
     checked: Path, checked_copy: Path, compare: Compare
 ) -> None:

@@ -211,7 +211,7 @@ def test_fused_layers_have_the_bits_of_one_after_another(
 def test_sums_of_more_terms_than_are_exact_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     layers: list[Layer] = [Conv2d(20, 5), MaxPool2d(2), ReLU(), Flatten(), Dense(10)]
     whole = results(made(layers, (8, 12, 12), 6))
-    for module in (grids, exact_products):
+    for module in (grids, exact_products, exact_algorithms, exact_dense):
         monkeypatch.setattr(module, "MOST_TERMS", 16)
     split = results(made(layers, (8, 12, 12), 6))
     for one, other in zip(split, whole, strict=True):

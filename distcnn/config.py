@@ -268,6 +268,14 @@ class Config:
         GRADIENT_LIMITS,
     )
 
+    spot_check: float = PARALLEL.field(
+        0.0,
+        "let another rank, on another host if there is one, repeat this part of all shards to find"
+        " faulty hardware (docs/spot_checks.md); costs about this part of the time; 0: none",
+        FRACTIONS,
+        free=True,
+    )
+
     output: str = CHECKPOINTS.field(
         "", "run directory, new or without a run; default runs/<model>-<time>", "FOLDER"
     )

@@ -14,7 +14,7 @@ from distcnn.datasets import DatasetInfo
 from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.network import ImageShape, Network
-from distcnn.nn import Sequential
+from distcnn.nn import ARITHMETICS, NATIVE, Sequential
 from distcnn.registry import find
 from distcnn.system.wording import counted, shell_word
 from distcnn.user_code import TRUST_FLAG, modules_of, require_outside
@@ -103,7 +103,14 @@ def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
         "std": std,
         "class_names": tuple(map(str, about["class_names"])),
         "microbatch_size": int(about.get("microbatch_size", 16)),
+        "arithmetic": _known_arithmetic(about.get("arithmetic", NATIVE)),
     }
+
+
+def _known_arithmetic(name: object) -> str:
+    if name not in ARITHMETICS:
+        raise ValueError(f"its arithmetic is {name!r}, not one of {', '.join(ARITHMETICS)}")
+    return str(name)
 
 
 def weights_file(run: str | Path, weights: str = "last") -> Path:

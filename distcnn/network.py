@@ -17,8 +17,9 @@ from distcnn.datasets import Microbatch
 from distcnn.datasets.examples import pieces_of
 from distcnn.datasets.normalisation import gives_finite_inputs
 from distcnn.errors import ArgumentError, InputError, arguments_named
-from distcnn.nn import Sequential, numpy_settings
+from distcnn.nn import NATIVE, PORTABLE, Sequential, numpy_settings
 from distcnn.nn.layer import Array
+from distcnn.portable import functions
 from distcnn.predictions import Predictions, require_finite
 from distcnn.score import Score, Tally
 
@@ -43,6 +44,7 @@ class Network:
         mean, std: per channel: the network's inputs are (pixel / 255 - mean) / std.
         class_names: in the order of the outputs.
         microbatch_size: images computed at a time.
+        arithmetic: "native", or "portable" for the same bits on every machine.
 
     Raises:
         InputError: the weights are not those of the model, or mean or std is impossible.
@@ -58,7 +60,9 @@ class Network:
         std: Sequence[float],
         class_names: Sequence[str],
         microbatch_size: int = 16,
+        arithmetic: str = NATIVE,
     ) -> None:
+        self.arithmetic = arithmetic
         self.model, self.image_shape, self.class_names = model, image_shape, tuple(class_names)
         self.mean, self.std, self.microbatch_size = tuple(mean), tuple(std), microbatch_size
         parameters = model.allocate(image_shape)
@@ -84,7 +88,7 @@ class Network:
             )
         self._parameters = parameters
         self._microbatch = Microbatch(image_shape, microbatch_size, *statistics)
-        self._plan = model.plan(image_shape, microbatch_size, parameters)
+        self._plan = model.plan(image_shape, microbatch_size, parameters, arithmetic)
         self._lock = threading.Lock()
         if self._plan.output_shape != (len(self.class_names),):
             raise InputError(
@@ -143,8 +147,14 @@ class Network:
         """
         logits = self.logits(images)
         require_finite(logits)
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
-        probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        shifted = logits - logits.max(axis=-1, keepdims=True, initial=-np.inf)
+        if self.arithmetic == PORTABLE:
+            exponentials = functions.exp(shifted)
+            totals = functions.total(exponentials, axis=-1)[..., np.newaxis]
+        else:
+            exponentials = np.exp(shifted)
+            totals = exponentials.sum(axis=-1, keepdims=True)
+        probabilities: NDArray[np.float32] = exponentials / totals
         return probabilities
 
     @arguments_named()
@@ -216,8 +226,8 @@ class Network:
             ArgumentError: for images or labels that do not fit.
         """
         pixels = self._pixels(images)
-        microbatches = -(-len(pixels) // self.microbatch_size)
-        tally = Tally(len(self.class_names), max(1, microbatches))  # ``count`` refuses 0 images
+        microbatches = -(-len(pixels) // self.microbatch_size)  # ``count`` refuses 0 images
+        tally = Tally(len(self.class_names), max(1, microbatches), self.arithmetic)
         self.count(tally, pixels, labels)
         return tally.score()
 

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from distcnn.portable.functions import cos_2pi, log_of_positive
 
 INITIALISE, SHUFFLE, SHUFFLE_WINDOWS, FOLDER_SPLIT, FOLDER_ORDER, LAYER = 1, 2, 3, 4, 5, 6
-HOLD_OUT = 7
+HOLD_OUT, SPOT_CHECK, SAMPLE = 7, 8, 9
 """The purpose of a stream."""
 
 MAX_SEED = 2**64 - 1

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from distcnn.datasets import Microbatch
 from distcnn.distributed import STATS_SIZE, Communicator, RangeError, StepStats
 from distcnn.errors import InputError
-from distcnn.nn import softmax_cross_entropy
+from distcnn.nn import NATIVE, PORTABLE, softmax_cross_entropy
 from distcnn.nn.layer import Array
+from distcnn.nn.losses import Loss, portable_loss
+from distcnn.portable import functions
 
 NORMAL_95 = 1.959963984540054
 """95 % of a normal distribution lie within this many standard deviations."""
@@ -113,7 +115,7 @@ def wilson_interval(correct: int, examples: int) -> tuple[float, float]:
 
     Wilson's score interval (1927): unlike the normal approximation it is right near 0 and 1.
     """
-    z2, p = NORMAL_95**2, correct / examples
+    z2, p = NORMAL_95 * NORMAL_95, correct / examples
     centre = (p + z2 / (2 * examples)) / (1 + z2 / examples)
     spread = p * (1 - p) / examples + z2 / (4 * examples**2)
     half = NORMAL_95 * math.sqrt(spread) / (1 + z2 / examples)
@@ -130,9 +132,14 @@ class Tally:
     Args:
         classes: the number of classes.
         microbatches: how many will be counted at most, on all ranks.
+        arithmetic: "native", or "portable" for the same bits on every machine.
     """
 
-    def __init__(self, classes: int, microbatches: int) -> None:
+    def __init__(self, classes: int, microbatches: int, arithmetic: str = NATIVE) -> None:
+        self._is_portable = arithmetic == PORTABLE
+        self._loss: Loss = softmax_cross_entropy
+        if self._is_portable:
+            self._loss = portable_loss(softmax_cross_entropy)
         self._confusion = np.zeros((classes, classes), np.int64)
         self._stats = StepStats(np.zeros(STATS_SIZE), microbatches)
         self._worst: list[tuple[float, int, Mistake]] = []
@@ -150,7 +157,7 @@ class Tally:
             InputError: an output is not finite.
         """
         count, labels = len(batch.chosen), batch.labels
-        loss_sum, _ = softmax_cross_entropy(logits, labels, batch.weights)
+        loss_sum, _ = self._loss(logits, labels, batch.weights)
         predicted = logits.argmax(axis=0)
         wrong = np.flatnonzero(predicted[:count] != labels[:count])
         try:
@@ -162,12 +169,16 @@ class Tally:
             ) from error
         np.add.at(self._confusion, (labels[:count], predicted[:count]), 1)
         shifted = logits[:, wrong].astype(np.float64) - logits[:, wrong].max(axis=0)
-        log_sums = np.log(np.exp(shifted).sum(axis=0))
+        if self._is_portable:
+            log_sums = functions.log(functions.total(functions.exp(shifted)))
+            probabilities = functions.exp(-log_sums).tolist()
+        else:
+            log_sums = np.log(np.exp(shifted).sum(axis=0))
+            probabilities = [math.exp(-log_sum) for log_sum in log_sums]
         for column, index in enumerate(wrong.tolist()):
             label, found = int(labels[index]), int(predicted[index])
             loss = float(log_sums[column] - shifted[label, column])
-            probability = math.exp(-log_sums[column])
-            self._keep(Mistake(first + index, label, found, probability, loss))
+            self._keep(Mistake(first + index, label, found, probabilities[column], loss))
 
     def all_reduce(self, communicator: Communicator) -> None:
         """Count what all ranks have counted. Collective."""

@@ -19,6 +19,7 @@ labels of each span; with overlap, ``ALLREDUCE`` is on the thread that sums:
         REDUCE                                      bucket, nbytes, is_last
             ALLREDUCE (bucket, nbytes), LOCAL_SUM (in shared memory)
         WAIT_FOR_SUMS                               with overlap
+        SPOT_CHECK                                  in steps with a spot check
         UPDATE
 """
 
@@ -44,6 +45,8 @@ ALLREDUCE = "allreduce"
 """One sum over all ranks, on whichever thread."""
 WAIT_FOR_SUMS = "wait for sums"
 UPDATE = "update"
+SPOT_CHECK = "spot check"
+"""Repeating shards of other ranks, and comparing."""
 # Between steps
 EVALUATION = "evaluation"
 """Label ``split``; with ``weights``, which, unless they are the last."""

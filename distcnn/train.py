@@ -130,6 +130,9 @@ def summary(outcome: Outcome) -> list[str]:
         )
     elif result.target_accuracy is not None:
         lines.append(f"{target} was not reached in {steps}: the best {split} was {best:.4f}")
+    if result.spot_checks is not None:
+        shards = counted(result.spot_checks, "shard")
+        lines.append(f"spot checks: {shards} recomputed, all equal")
     seconds = outcome.state.safety_seconds
     lines += [f"plus {seconds:.2f} s for checkpoints and bookkeeping", *hashes]
     if result.best_step == result.steps:

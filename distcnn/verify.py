@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import distcnn.cli.start
@@ -13,13 +15,24 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.distributed import Communicator, on_root
+from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.random_streams import MAX_SEED
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
 from distcnn.training.comparison import Different, problem_of_files
+from distcnn.training.parting import find_parting
 from distcnn.training.progress import NoProgress, Progress
-from distcnn.training.replay import Replayed, replay
+from distcnn.training.replay import Replayed, Source, replay
 from distcnn.training.results import RESULT, SHA256SUMS
+from distcnn.training.run_comparison import (
+    compare_records,
+    differences_of_settings,
+    different_networks,
+    read_records,
+)
+from distcnn.training.run_files import Report
+from distcnn.training.sampling import plan_sample, replay_stretches
 from distcnn.user_code import TRUST_FLAG
 
 NAME = "distcnn.verify"
@@ -43,53 +56,182 @@ def make_parser() -> argparse.ArgumentParser:
         ),
     )
     run = "run directory of distcnn.train, finished or not"
+    other = "another run: name the first step, parameter and layer at which the two part"
     begin = "begin at the last checkpoint up to step A (default 0)"
     end = "end after step B (default: the receipt's last)"
+    sample = (
+        "replay only K stretches from one checkpoint to the next, drawn at random after the run"
+        " (see --keep of distcnn.train)"
+    )
+    seed = "draw them from this seed, 0 to 2^64 - 1 (default: a new one, which is printed)"
+    records = "with RUN_B: compare what the runs recorded, and replay nothing"
     moved = "the image set, if it has moved; its content must be the same"
     model = "the model to replay with, such as the run's own package.module:function"
     trust = "import the package.module:function that the receipt names, and run its code"
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help=run)
-    parser.add_argument("--from-step", type=int, default=0, metavar="A", help=begin)
+    parser.add_argument("other", type=Path, nargs="?", metavar="RUN_B", help=other)
+    parser.add_argument("--from-step", type=int, metavar="A", help=begin)
     parser.add_argument("--to-step", type=int, metavar="B", help=end)
+    parser.add_argument("--sample", type=int, metavar="K", help=sample)
+    parser.add_argument("--sample-seed", type=int, metavar="S", help=seed)
+    parser.add_argument("--records-only", action="store_true", help=records)
     parser.add_argument("--data", metavar="FILE", help=moved)
     parser.add_argument("--model", metavar="NAME", help=model)
     parser.add_argument(TRUST_FLAG, action="store_true", help=trust)
     return parser
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags, if they go together."""
+    args = make_parser().parse_args(arguments)
+    of_one_run = args.sample, args.sample_seed, args.from_step, args.to_step
+    if args.other and any(value is not None for value in of_one_run):
+        raise InputError(
+            "two runs are compared from their beginnings: leave out --sample, --from-step and"
+            " --to-step"
+        )
+    if args.records_only and not args.other:
+        raise InputError("--records-only needs a second run, RUN_B")
+    if args.sample is None:
+        if args.sample_seed is not None:
+            raise InputError("--sample-seed needs --sample K, the number of stretches to draw")
+        return args
+    if args.sample < 1:
+        raise InputError(f"--sample is {args.sample}: it must be at least 1")
+    if args.sample_seed is not None and not 0 <= args.sample_seed <= MAX_SEED:
+        raise InputError(f"--sample-seed is {args.sample_seed}: it must be 0 to 2^64 - 1")
+    if args.from_step is not None or args.to_step is not None:
+        raise InputError("--sample draws from the whole run: leave out --from-step and --to-step")
+    if args.sample_seed is None:
+        args.sample_seed = secrets.randbits(32)
+    return args
+
+
 def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
     """Parse, replay, print the result."""
     say = (Progress() if communicator.rank == 0 else NoProgress()).say
-    args = on_root(communicator, lambda: make_parser().parse_args(arguments))
-    run, span = args.run, (args.from_step, args.to_step)
+    args = on_root(communicator, lambda: parse(arguments))
+    source = Source(args.run, args.data, args.model, args.trust_model)
     with Watchdog(NAME, communicator):
+        if args.other:
+            other = replace(source, directory=args.other)
+            return verify_pair(source, other, args.records_only, communicator, say)
         try:
-            replayed = replay(
-                run, args.data, *span, communicator, say, args.model, args.trust_model
-            )
-            if result := replayed.result:
-                with Span(READ_RUN):
-                    problem = on_root(
-                        communicator, lambda: problem_of_files(run, replayed.receipt, result)
-                    )
-                if problem:
-                    raise Different(f"step {replayed.to_step}: {problem}")
+            if args.sample is not None:
+                lines = verify_sample(source, args.sample, args.sample_seed, communicator, say)
+            else:
+                lines = verify_steps(source, args.from_step or 0, args.to_step, communicator, say)
         except Different as difference:
             say(f"different: {difference}")
             return DIFFERENT
-    kinds = [line["kind"] for line in replayed.lines]
-    say(
-        f"identical: steps {replayed.from_step} to {replayed.to_step} (compared:"
-        f" {counted(kinds.count('weights'), 'weight hash')},"
-        f" {counted(kinds.count('epoch'), 'epoch')})"
-    )
-    say(f"not checked: {'; '.join(on_root(communicator, lambda: unchecked(run, replayed)))}")
+    for line in lines:
+        say(line)
     return IDENTICAL
 
 
-def unchecked(run: Path, replayed: Replayed) -> list[str]:
-    """What the replay did not check, as text."""
-    found = [f"steps 1 to {replayed.from_step}"] if replayed.from_step else []
+def verify_steps(
+    source: Source, first: int, last: int | None, communicator: Communicator, say: Report
+) -> list[str]:
+    """Replay steps of a run; the result as text, or ``Different``."""
+    replayed = replay(
+        *(source.directory, source.data, first, last, communicator, say),
+        *(source.model, source.trust_model),
+    )
+    check_files(source.directory, replayed, communicator)
+    left = on_root(communicator, lambda: unchecked(source.directory, replayed))
+    return [
+        f"identical: steps {replayed.from_step} to {replayed.to_step}"
+        f" (compared: {compared([replayed])})",
+        f"not checked: {'; '.join(left)}",
+    ]
+
+
+def verify_sample(
+    source: Source, count: int, seed: int, communicator: Communicator, say: Report
+) -> list[str]:
+    """Replay ``count`` stretches of a run; the result as text, or ``Different``."""
+    with Span(READ_RUN):
+        plan = on_root(communicator, lambda: plan_sample(source.directory, count, seed, say))
+    all_of, drawn = len(plan.stretches), len(plan.drawn)
+    if count > all_of:
+        say(f"notice: --sample is {count}, but the run has {counted(all_of, 'stretch')}: all of it")
+    ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
+    say(f"replaying {drawn} of {counted(all_of, 'stretch')} on {ranks}, --sample-seed {seed}")
+    replayed = replay_stretches(source, plan, communicator, say)
+    check_files(source.directory, replayed[-1], communicator)
+    left = on_root(communicator, lambda: unchecked(source.directory, replayed[-1], whole=True))
+    if drawn < all_of:
+        left.insert(0, f"the other {counted(all_of - drawn, 'stretch')}")
+    checkpoints = sum(each.ends_in_checkpoint for each in plan.drawn)
+    share = f"{100 * plan.steps_drawn / plan.steps:.0f} %"
+    return [
+        f"identical: {drawn} of {counted(all_of, 'stretch')}, {plan.steps_drawn:,} of"
+        f" {counted(plan.steps, 'step')} ({share}), drawn with"
+        f" --sample-seed {seed} (compared: {compared(replayed)},"
+        f" {counted(checkpoints, 'checkpoint')})",
+        f"not checked: {'; '.join(left)}",
+    ]
+
+
+def verify_pair(
+    one: Source, other: Source, records_only: bool, communicator: Communicator, say: Report
+) -> int:
+    """Print where two runs part, and what differs between them; the exit code."""
+    with Span(READ_RUN):
+        first, second = on_root(
+            communicator, lambda: (read_records(one.directory), read_records(other.directory))
+        )
+    for records in (first, second):
+        say(f"{records.name}: {records.extent}")
+    same = "configuration, data, software and environment: no difference"
+    for line in differences_of_settings(first, second) or [same]:
+        say(line)
+    found, ends = (
+        compare_records(first, second),
+        (first.receipt.last_step, second.receipt.last_step),
+    )
+    if not (text := different_networks(first, second)) and found.part_at is None:
+        if ends[0] == ends[1] and found.compared:
+            say(f"identical: steps 0 to {ends[0]} ({found.text})")
+            return IDENTICAL
+        text = f"{first.name} ends at step {ends[0]}, {second.name} at step {ends[1]}"
+        text += f"; until then all that both recorded is the same ({found.text})"
+    if text:
+        say(f"different: {text}")
+        return DIFFERENT
+    assert found.part_at is not None
+    before = (
+        f"the same up to step {found.same_until}, but not" if found.compared else "not the same"
+    )
+    say(f"records: {before} at step {found.part_at}: {found.difference}")
+    if found.weights_part:
+        say(f"records: the first weights that differ: {found.weights_part}")
+    text = f"step {found.part_at}: {found.difference}"
+    if not records_only:
+        text = find_parting((one, other), (first, second), found, communicator, say)
+    say(f"different: {text}")
+    return DIFFERENT
+
+
+def check_files(run: Path, replayed: Replayed, communicator: Communicator) -> None:
+    """``Different`` if the files of a run whose end was replayed are not those of the replay."""
+    if result := replayed.result:
+        with Span(READ_RUN):
+            problem = on_root(communicator, lambda: problem_of_files(run, replayed.receipt, result))
+        if problem:
+            raise Different(f"step {replayed.to_step}: {problem}")
+
+
+def compared(replayed: Sequence[Replayed]) -> str:
+    """How many lines of the receipt were compared, as text."""
+    kinds = [line["kind"] for each in replayed for line in each.lines]
+    hashes, epochs = kinds.count("weights"), kinds.count("epoch")
+    return f"{counted(hashes, 'weight hash')}, {counted(epochs, 'epoch')}"
+
+
+def unchecked(run: Path, replayed: Replayed, whole: bool = False) -> list[str]:
+    """What the replay, or with ``whole`` one of several, did not check, as text."""
+    found = [f"steps 1 to {replayed.from_step}"] if replayed.from_step and not whole else []
     found += ["checkpoints (each is checked when it is read)", "traces and pictures"]
     if replayed.result is None:
         return [*found, f"{RESULT} and {WEIGHTS}, which are written at the end of a run"]

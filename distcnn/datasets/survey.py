@@ -53,7 +53,7 @@ def pixel_sums(by_channel: Images) -> NDArray[np.int64]:
 def mean_and_std(sums: NDArray[np.int64], pixels: int) -> tuple[Floats, Floats]:
     """Mean and standard deviation of the pixels / 255, (C,) each, from their ``pixel_sums``."""
     mean = sums[0] / pixels
-    variance = np.maximum(sums[1] / pixels - mean**2, 0)
+    variance = np.maximum(sums[1] / pixels - mean * mean, 0)
     return mean / 255, np.sqrt(variance) / 255
 
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -84,6 +84,10 @@ class Communicator:
     def broadcast(self, item: T) -> T:
         """Root's picklable ``item``."""
         return item
+
+    def exchange(self, items: Sequence[T]) -> list[T]:
+        """Send the picklable ``items[rank]`` to each rank; what each rank has sent to this one."""
+        return list(items)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""

@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 import mpi4py
@@ -91,6 +92,10 @@ class MPICommunicator(Communicator):
         with _COLLECTIVE:
             root_item: T = self._world.bcast(item, root=0)
         return root_item
+
+    def exchange(self, items: Sequence[T]) -> list[T]:
+        with _COLLECTIVE:
+            return self._world.alltoall(items)
 
     def barrier(self) -> None:
         with _COLLECTIVE:

@@ -169,7 +169,7 @@ def count(
 ) -> Tally:
     """Count this rank's part of the examples, whole microbatches."""
     size, examples = network.microbatch_size, info.examples[split]
-    tally = Tally(len(network.class_names), num_blocks(examples, size))
+    tally = Tally(len(network.class_names), num_blocks(examples, size), network.arithmetic)
     own = examples_of_rank(examples, size, communicator.world_size, communicator.rank)
     with closing(images.open(info)) as reader:
         for piece in pieces_of(own, piece_size(info, split, size)):

@@ -31,6 +31,7 @@ TEXTS: Final = {
     spans.SHARD: "forward and backward of shard {shard}",
     spans.WAIT_FOR_WINDOW: "{outer}: waiting for a data window",
     spans.REDUCE: "sum of the gradients",
+    spans.SPOT_CHECK: "repeating shards for a spot check",
     spans.UPDATE: "updating the weights",
     spans.CLOSE_EPOCH: "checking that the epoch used every example once",
     spans.TEST_BLOCK: "evaluating block {block} of the test set",

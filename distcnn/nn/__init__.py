@@ -5,6 +5,7 @@ A layer (``layer.py``; one file for each family) is a description. ``Sequential`
 kernels (``kernels/``) that it chooses. ``reference.py`` is a textbook that only the tests use.
 """
 
+from distcnn.nn import portable
 from distcnn.nn.activations import Activation, Identity, ReLU, Sigmoid, Tanh
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.dense import Dense, Flatten
@@ -44,6 +45,7 @@ __all__ = [
     "he_normal",
     "loss_gradient_error",
     "numpy_settings",
+    "portable",
     "softmax_cross_entropy",
     "squared_error",
     "uniform",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from distcnn.errors import ArgumentError
 from distcnn.nn.layer import Array
+from distcnn.portable.functions import exp, log1p, total
 
 Labels = NDArray[np.integer]
 Loss = Callable[[Array, Labels, Array], tuple[float, Array]]
@@ -75,6 +76,44 @@ def squared_error(outputs: Array, labels: Labels, weights: Array) -> tuple[float
     losses = 0.5 * np.square(grad).sum(axis=0) * weights
     grad *= weights
     return float(losses.sum(dtype=np.float64)), grad
+
+
+def portable_softmax_cross_entropy(
+    logits: Array, labels: Labels, weights: Array
+) -> tuple[float, Array]:
+    """``softmax_cross_entropy`` in float64, with the same bits on every machine."""
+    _check_shapes(logits, labels, weights)
+    columns = np.arange(logits.shape[1])
+    shifted = np.subtract(logits, logits.max(axis=0), dtype=np.float64)
+    grad: Array = exp(shifted)
+    label_exps = grad[labels, columns]
+    grad[labels, columns] = 0
+    others = total(grad)
+    losses = (log1p(others + (label_exps - 1)) - shifted[labels, columns]) * weights
+    totals = others + label_exps
+    grad /= totals
+    grad[labels, columns] = label_exps / totals - 1
+    grad *= weights
+    return float(total(losses)), grad
+
+
+def portable_squared_error(outputs: Array, labels: Labels, weights: Array) -> tuple[float, Array]:
+    """``squared_error`` in float64, with the same bits on every machine."""
+    _check_shapes(outputs, labels, weights)
+    grad: Array = outputs.astype(np.float64)
+    grad[labels, np.arange(outputs.shape[1])] -= 1
+    losses = total(grad * grad) * 0.5 * weights
+    grad *= weights
+    return float(total(losses)), grad
+
+
+def portable_loss(loss: Loss) -> Loss:
+    """The form of a built-in ``loss`` that gives the same bits on every machine, or else ``loss``
+    itself.
+    """
+    if loss is softmax_cross_entropy:
+        return portable_softmax_cross_entropy
+    return portable_squared_error if loss is squared_error else loss
 
 
 @dataclass(frozen=True)

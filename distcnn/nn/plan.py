@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from distcnn.nn.activations import Activation, ReLU
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.dense import Dense, Flatten
@@ -126,7 +124,7 @@ class Plan:
         shapes = model.shapes(input_shape)
         self.output_shape = shapes[-1]
         self._is_portable = arithmetic == PORTABLE
-        self._buffers = Buffers(np.float64 if self._is_portable else parameters.values.dtype)
+        self._buffers = Buffers(parameters.values.dtype)
         self._shapes = [(*shape, self.microbatch_size) for shape in shapes]
         self._fused = fused
         self.stages = list(self._make_stages())
@@ -246,7 +244,7 @@ class Plan:
             case AvgPool2d():
                 return AvgPoolKernel(layer, shape, buffers)
             case Activation():
-                return ActivationKernel(layer, shape, buffers)
+                return ActivationKernel(layer, shape, buffers, self.arithmetic)
             case Flatten():
                 return FlattenKernel(shape, buffers)
             case Dense():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.errors import InputError
+from distcnn.portable import functions
 
 Vector = NDArray[np.floating]
 Limits = tuple[str, Callable[[float], bool]]
@@ -86,6 +88,12 @@ class Optimizer:
         raise NotImplementedError(
             f"{type(self).__name__} must define update, like Optimizer.update"
         )
+
+    def portable(self) -> Optimizer:
+        """An equal rule that gives the same bits on every machine; by default this one, which does
+        if ``update`` uses only operations that do (docs/portable.md).
+        """
+        return self
 
     def start(self, values: Vector, trained: Sequence[slice] | None = None) -> Updater:
         """An updater for vectors of the shape and dtype of ``values``, with its state at zero, that
@@ -229,6 +237,7 @@ class Adam(Optimizer):
     epsilon: float = 1e-8
     decoupled: ClassVar[bool] = False
     """Whether weight decay is applied to the parameters instead of the gradient."""
+    _is_portable: ClassVar[bool] = False
 
     limits = Optimizer.limits | {"weight_decay": _NOT_NEGATIVE, "epsilon": _POSITIVE}
     limits |= {"beta1": _DECAY_RATE, "beta2": _DECAY_RATE}
@@ -256,12 +265,24 @@ class Adam(Optimizer):
         second *= self.beta2
         np.multiply(grads, grads, out=scratch)
         second += np.multiply(scratch, 1.0 - self.beta2, out=scratch)
-        np.sqrt(second, out=scratch)
-        scratch /= (1.0 - self.beta2**step) ** 0.5
+        if self._is_portable:
+            functions.sqrt(second, out=scratch)
+            scratch /= math.sqrt(1.0 - functions.power(self.beta2, step))
+            started = 1.0 - functions.power(self.beta1, step)
+        else:
+            np.sqrt(second, out=scratch)
+            scratch /= (1.0 - self.beta2**step) ** 0.5
+            started = 1.0 - self.beta1**step
         scratch += self.epsilon
         np.divide(first, scratch, out=scratch)
-        scratch *= learning_rate / (1.0 - self.beta1**step)
+        scratch *= learning_rate / started
         values -= scratch
+
+    def portable(self) -> Self:
+        """This rule with roots and powers that are the same on every machine."""
+        made = copy.copy(self)
+        object.__setattr__(made, "_is_portable", True)
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,16 @@
 """Learning-rate schedules: immutable descriptions, functions of the progress through the run."""
 
+from __future__ import annotations
+
+import copy
 import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from distcnn.errors import InputError
+from distcnn.portable import functions
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,12 @@ class Schedule:
         progress = (step - self.warmup_steps) / (total_steps - self.warmup_steps)
         return peak * self.factor(progress)
 
+    def portable(self) -> Schedule:
+        """An equal schedule that gives the same bits on every machine; by default this one, which
+        does if ``factor`` uses only operations that do (docs/portable.md).
+        """
+        return self
+
 
 class Constant(Schedule):
     """The peak throughout, after the warm-up."""
@@ -59,8 +70,18 @@ class Linear(Schedule):
 class Cosine(Schedule):
     """From the peak to 0 along half a cosine (Loshchilov and Hutter 2017, one cycle)."""
 
+    _is_portable: ClassVar[bool] = False
+
     def factor(self, progress: float) -> float:
+        if self._is_portable:
+            return 0.5 * (1.0 + float(functions.cos_2pi(0.5 * progress)))
         return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def portable(self) -> Self:
+        """This schedule with a cosine that is the same on every machine."""
+        made = copy.copy(self)
+        object.__setattr__(made, "_is_portable", True)
+        return made
 
 
 class StepDecay(Schedule):

@@ -35,7 +35,7 @@ COSINE_TERMS = [1.0 / math.factorial(k) for k in range(20, -1, -2)]
 EXPM1_TERMS = [1.0 / math.factorial(k) for k in range(14, 1, -1)]
 
 
-def _elementwise(function: Function) -> Callable[..., Any]:
+def elementwise(function: Function) -> Callable[..., Any]:
     """``function`` for arguments of any shape and floating-point type, with an ``out`` argument."""
 
     @wraps(function)
@@ -51,20 +51,20 @@ def _elementwise(function: Function) -> Callable[..., Any]:
     return converted
 
 
-@_elementwise
+@elementwise
 def exp(x: Floats) -> Floats:
     """e**x."""
     power, remainder = _split(x)
     return np.ldexp(_expm1_of_remainder(remainder) + 1.0, power)
 
 
-@_elementwise
+@elementwise
 def expm1(x: Floats) -> Floats:
     """e**x - 1, accurate near 0 too."""
     return _expm1(x)
 
 
-@_elementwise
+@elementwise
 def log(x: Floats) -> Floats:
     """Natural logarithm; -inf for 0, NaN below."""
     ordinary = (x > 0) & (x < np.inf)
@@ -73,7 +73,7 @@ def log(x: Floats) -> Floats:
     return np.where(ordinary, result, special)
 
 
-@_elementwise
+@elementwise
 def log1p(x: Floats) -> Floats:
     """log(1 + x), accurate near 0 too."""
     near_0 = np.abs(x) < 0.25
@@ -81,14 +81,14 @@ def log1p(x: Floats) -> Floats:
     return np.where(near_0, _twice_atanh(s), log(1.0 + x))
 
 
-@_elementwise
+@elementwise
 def tanh(x: Floats) -> Floats:
     """Hyperbolic tangent, with expm1(-2|x|) = e: -e / (e + 2)."""
     e = _expm1(np.abs(x) * -2.0)
     return np.copysign(-e / (e + 2.0), x)
 
 
-@_elementwise
+@elementwise
 def sigmoid(x: Floats) -> Floats:
     """1 / (1 + exp(-x)), computed from exp(-|x|), which cannot overflow."""
     e = exp(-np.abs(x))
@@ -96,7 +96,7 @@ def sigmoid(x: Floats) -> Floats:
     return result
 
 
-@_elementwise
+@elementwise
 def sqrt(x: Floats) -> Floats:
     """Square root. (float32's own is not rounded correctly on some ARM processors of 32 bits; from
     binary64 it is: 53 >= 2 * 24 + 2.)
@@ -104,12 +104,12 @@ def sqrt(x: Floats) -> Floats:
     return np.sqrt(x)
 
 
-@_elementwise
+@elementwise
 def cos_2pi(u: Floats) -> Floats:
     """cos(2 pi u) for 0 <= u <= 1, by its Taylor series in the first quadrant."""
     from_half = np.abs(u - 0.5)
     x = (0.25 - np.abs(from_half - 0.25)) * TWO_PI
-    return _polynomial(COSINE_TERMS, -(x * x)) * (1.0 - 2.0 * (from_half < 0.25))
+    return polynomial(COSINE_TERMS, -(x * x)) * (1.0 - 2.0 * (from_half < 0.25))
 
 
 def power(base: float, exponent: int) -> float:
@@ -131,10 +131,11 @@ def total(x: ArrayLike, axis: int = 0) -> Any:
     terms = np.moveaxis(np.asarray(given, np.float64), axis, 0)
     if not len(terms):
         terms = np.zeros((1, *terms.shape[1:]))
-    while len(terms) > 1:
-        half, odd = divmod(len(terms), 2)
-        halves = terms[:half] + terms[half : 2 * half]
-        terms = np.concatenate([halves, terms[-1:]]) if odd else halves
+    with np.errstate(all="ignore"):
+        while len(terms) > 1:
+            half, odd = divmod(len(terms), 2)
+            halves = terms[:half] + terms[half : 2 * half]
+            terms = np.concatenate([halves, terms[-1:]]) if odd else halves
     return terms[0].astype(np.float32)[()] if given.dtype == np.float32 else terms[0][()]
 
 
@@ -149,7 +150,7 @@ def log_of_positive(x: Floats) -> Floats:
 
 
 def _twice_atanh(s: Floats) -> Floats:
-    return _polynomial(ATANH_TERMS, s * s) * (s * 2.0)
+    return polynomial(ATANH_TERMS, s * s) * (s * 2.0)
 
 
 def _expm1(x: Floats) -> Floats:
@@ -170,10 +171,10 @@ def _split(x: Floats) -> tuple[NDArray[np.int32], Floats]:
 
 def _expm1_of_remainder(r: Floats) -> Floats:
     """e**r - 1 = r + r**2 (1/2! + r/3! + ...) for |r| <= log(2) / 2."""
-    return r * r * _polynomial(EXPM1_TERMS, r) + r
+    return r * r * polynomial(EXPM1_TERMS, r) + r
 
 
-def _polynomial(terms: Sequence[float], z: Floats) -> Floats:
+def polynomial(terms: Sequence[float], z: Floats) -> Floats:
     """By Horner's rule; ``terms`` from the highest power of ``z`` to the constant."""
     p = np.full_like(z, terms[0])
     for term in terms[1:]:

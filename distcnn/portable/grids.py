@@ -35,6 +35,7 @@ with all their terms, lie between 2**-506 and 2**253: there is no overflow or un
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ MOST_BITS = 24
 MOST_TERMS = 2**17
 """Longer sums are split, so that operands keep 18 bits; the parts are added in a fixed order."""
 LIMIT, TINY = 2.0**100, 2.0**-200
+PART = 2**15
 
 
 def bits_of_terms(terms: int) -> int:
@@ -68,7 +70,7 @@ def bits_of_transform(matrix: Floats) -> int:
     granularity = 1.0
     while np.any(np.fmod(matrix, granularity)):
         granularity *= 0.5
-    return math.ceil(math.log2(float(largest_row_sum(matrix)) / granularity))
+    return math.frexp(power_above(largest_row_sum(matrix) / granularity))[1] - 1
 
 
 def largest_row_sum(matrix: Floats) -> float:
@@ -86,11 +88,14 @@ def require_exact(bits: int, other_bits: int, terms: int) -> None:
         )
 
 
-def bound_of(x: NDArray[np.floating]) -> float:
+def bound_of(x: Floats) -> float:
     """The smallest power of two above all magnitudes of ``x``; NaN if there is none."""
-    largest = max(float(x.max()), -float(x.min())) if x.size else 0.0
-    if not largest < LIMIT:
-        return math.nan
+    largest = 0.0
+    for part in parts(x):
+        # Comparisons with NaN are false, so it must come first.
+        largest = max(float(part.max()), -float(part.min()), largest)
+        if not largest < LIMIT:
+            return math.nan
     return math.ldexp(1.0, math.frexp(max(largest, TINY))[1])
 
 
@@ -105,14 +110,30 @@ def power_above(x: float) -> float:
     return math.ldexp(1.0, exponent - (mantissa == 0.5))
 
 
-def round_by(c: float, x: NDArray[np.floating], out: Floats) -> None:
+def round_by(c: float, x: Floats, out: Floats) -> None:
     """Write ``x``, rounded with the anchor ``c``, to ``out``, which may be ``x``."""
     np.add(x, c, out=out, dtype=np.float64)
     np.subtract(out, c, out=out)
 
 
-def round_to_grid(x: NDArray[np.floating], bits: int, out: Floats) -> float:
+def round_to_grid(x: Floats, bits: int, out: Floats) -> float:
     """Write ``x``, rounded to its own grid of ``bits``, to ``out``; return its bound."""
     bound = bound_of(x)
-    round_by(anchor(bound, bits), x, out)
+    c = anchor(bound, bits)
+    for part, rounded in zip(parts(x), parts(out), strict=True):
+        round_by(c, part, rounded)
     return bound
+
+
+def parts(x: Floats) -> Iterator[Floats]:
+    """Parts of about ``PART`` elements, so that passes over one find it in the caches."""
+    if x.size <= PART:
+        if x.size:
+            yield x
+        return
+    axis = 1 if x.ndim == 4 else 0  # images (C, H, W, N) are stored row by row
+    count = x.shape[axis]
+    step = max(1, PART * count // x.size)
+    for start in range(0, count, step):
+        span = slice(start, start + step)
+        yield x[:, span] if axis else x[span]

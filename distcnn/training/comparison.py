@@ -19,8 +19,11 @@ from distcnn.training.line_files import SPEED
 from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lines
 from distcnn.training.results import METRICS, RESULT, RunResult
 
-MEASURED = (SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target")
-"""What a replay cannot reproduce."""
+NOT_REPLAYED = (
+    *(SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target"),
+    "spot_checks",
+)
+"""What a replay cannot reproduce, or does not do."""
 THE_RECEIPT = "the receipt"
 
 
@@ -57,6 +60,9 @@ def _named(values: Line) -> Line:
 
 class Comparison(RunRecorder):
     """Compares each line of a replay with the recorded one; ``Different`` if it is another."""
+
+    problem = ""
+    """The first difference, where it is not raised."""
 
     def __init__(
         self, receipt: Receipt, from_step: int, to_step: int, metrics: Iterable[Line] = ()
@@ -107,6 +113,25 @@ class Comparison(RunRecorder):
         raise Different(f"step {step} (last recorded step that matches: {before}): {text}")
 
 
+class Noting(Comparison):
+    """Notes the first difference, and compares nothing after it, so that the replay can go on."""
+
+    def close(self) -> None:
+        if not self.problem:
+            try:
+                super().close()
+            except Different as found:
+                self.problem = str(found)
+
+    def _compare(self, source: str, values: Line) -> Line | None:
+        if not self.problem:
+            try:
+                return super()._compare(source, values)
+            except Different as found:
+                self.problem = str(found)
+        return None
+
+
 def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> list[Line]:
     """The lines, without speeds, that a replay from ``checkpoint`` to ``to_step`` must produce."""
     begun = checkpoint.texts["metrics"] if checkpoint else ""
@@ -131,7 +156,7 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
         files.append((BEST_WEIGHTS, replayed.best_step, True))
     try:
         expected = _expected_result(receipt, replayed, results.read_result(run))
-        found = _without(json.loads(read_bytes(run / RESULT)), *MEASURED)
+        found = _without(json.loads(read_bytes(run / RESULT)), *NOT_REPLAYED)
         problem = difference(found, expected.to_json(), RESULT, may_lack=True)
         for name, step, is_best in files:
             if not problem and (line := receipt.weights_at(step)):

@@ -11,7 +11,7 @@ from distcnn.datasets import DatasetInfo
 from distcnn.distributed import Communicator
 from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError, TrainingError
-from distcnn.nn import Parameters
+from distcnn.nn import PORTABLE, Parameters
 from distcnn.optim import Updater
 from distcnn.training.fingerprint import deciding, differences, fingerprint
 from distcnn.user_code import Sources, compare_sources, sha256_of
@@ -70,6 +70,25 @@ def same_software(
             " depend on which rank computes which shard"
         )
     return communicator.broadcast(own)
+
+
+def require_comparable(arithmetic: str, communicator: Communicator) -> None:
+    """``JointError`` on all ranks where spot checks would find differences without any fault."""
+    names = ("distcnn", "sources") if arithmetic == PORTABLE else ()
+    everyone = [
+        {name: value for name, value in each.items() if not names or name in names}
+        for each in communicator.allgather(fingerprint())
+    ]
+    if rank := _first_other(everyone):
+        what = "; ".join(differences(everyone[0], everyone[rank]))
+        remedy = "install the same distcnn on all hosts"
+        if not names:
+            remedy = "start a run with --arithmetic portable, or use hosts of one kind"
+        raise JointError(
+            f"--spot-check: rank {rank} on {communicator.hosts[rank]} has different software or a"
+            f" different processor than rank 0 ({what}), so the ranks' results differ without any"
+            f" fault: {remedy}"
+        )
 
 
 def same_model(sources: Sources, communicator: Communicator) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from distcnn.architecture import describe
 from distcnn.config import as_flag
 from distcnn.errors import InputError
+from distcnn.nn import NATIVE
 from distcnn.system.launcher import starting_words
 from distcnn.system.wording import shell_command
 from distcnn.training.consistency import params_sha256
@@ -43,6 +44,12 @@ def resume_command(run: Run, location: str, world_size: int = 1) -> str:
     return shell_command([*starting_words(world_size, os.environ), *command])
 
 
+def verify_command(run: Run, location: str) -> str:
+    """The command that replays the run in ``location`` and compares."""
+    trusted = ["--trust-model"] if run.config.own_code else []
+    return shell_command(["python", "-m", "distcnn.verify", location, *trusted])
+
+
 def make_result(run: Run, state: State) -> RunResult:
     """The result of a finished run."""
     config, test, architecture = run.config, state.test, ""
@@ -62,6 +69,8 @@ def make_result(run: Run, state: State) -> RunResult:
     if config.patience:
         is_cut = state.step < run.schedule.total_steps
         validated["stopped_early"] = is_cut and state.exhausts(config.patience)
+    if config.spot_check or state.spot_checks:
+        validated["spot_checks"] = state.spot_checks
     reached = state.reaches(config.target_accuracy)
     with suppress(InputError):  # a network that cannot be written as text
         architecture = describe(run.model, initialisers=False)
@@ -87,6 +96,7 @@ def make_result(run: Run, state: State) -> RunResult:
         microbatch_size=config.microbatch_size,
         seed=config.seed,
         reduction=config.reduction,
+        arithmetic=None if config.arithmetic == NATIVE else config.arithmetic,
         images_per_second=round(state.whole.images_per_second, 1),
         train_seconds=round(state.whole.seconds, 3),
         test_seconds=round(state.test_seconds, 3),

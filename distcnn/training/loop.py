@@ -23,6 +23,7 @@ from distcnn.training.records import Records
 from distcnn.training.results import RunResult
 from distcnn.training.selection import Selection, Vector
 from distcnn.training.setup import Run
+from distcnn.training.spot_check import SpotCheckFailure
 from distcnn.training.state import Meter, State
 
 
@@ -71,6 +72,10 @@ class Loop:
             if isinstance(failure, ShardFailure):
                 where += f" --shard {failure.shard}"
             raise TrainingError(f"{failure}\n{self._save_for_replay(where)}") from failure
+        except SpotCheckFailure as failure:
+            raise TrainingError(
+                f"{failure}{self._records.after_fault(failure.suspects)}"
+            ) from failure
         result, warning = self._records.finish()
         if warning:
             self._progress.say(warning)
@@ -125,6 +130,8 @@ class Loop:
         start = time.perf_counter()
         totals = self._totals = run.training_step(state.step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start
+        if run.training_step.spot_check:
+            state.spot_checks += run.training_step.spot_check.count
         for meter in (state.whole, state.epoch, state.interval):
             meter.add(totals, seconds)
         self.last_loss = totals.loss

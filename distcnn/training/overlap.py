@@ -17,6 +17,8 @@ from distcnn.optim import Updater
 from distcnn.random_streams import layer_streams
 from distcnn.spans import Span
 from distcnn.training.failures import ShardFailures
+from distcnn.training.recording import Recording
+from distcnn.training.spot_check import SpotCheck, SpotCheckSchedule
 from distcnn.training.step import Counts, Lane, Position, StopRequest, TrainingStep
 
 MOST_LANES = 8
@@ -37,7 +39,7 @@ class OverlappedTrainingStep(TrainingStep):
         whole = len(self.shards) - len(self.lanes)
         self._add_shards(self.shards[:whole], at)
         interleaved = list(zip(self.shards[whole:], self.lanes, strict=True))
-        passes: dict[int, tuple[Backward, Counts]] = {}
+        passes: dict[int, tuple[Backward | Recording, Counts]] = {}
         for bucket in self.reducer.buckets:
             for shard, lane in interleaved:
                 if shard not in self.failures:
@@ -51,11 +53,11 @@ class OverlappedTrainingStep(TrainingStep):
             self.reducer.start(bucket)
         return self.reducer.finish()
 
-    def _begin(self, shard: Part, lane: Lane, at: Position) -> tuple[Backward, Counts]:
-        grad_logits, counts = self._forward(shard, lane, at)
-        return lane.plan.start_backward(grad_logits, out=self.reducer.gradient), counts
+    def _begin(self, shard: Part, lane: Lane, at: Position) -> tuple[Backward | Recording, Counts]:
+        plan, grad_logits, counts = self._forward(shard, lane, at)
+        return plan.start_backward(grad_logits, out=self.reducer.gradient), counts
 
-    def _add_bucket(self, bucket: Bucket, backward: Backward, counts: Counts) -> None:
+    def _add_bucket(self, bucket: Bucket, backward: Backward | Recording, counts: Counts) -> None:
         """Compute a shard's gradients of ``bucket``, and add them before the next writes there."""
         with numpy_settings():
             backward.advance(until=bucket.start)
@@ -111,4 +113,10 @@ def make_step(
         lanes = [lane, *distributed.together(communicator, lambda: [make_lane() for _ in more])]
         kind = OverlappedTrainingStep
     failures = ShardFailures(loss, reducer, streams, communicator)
-    return kind(lanes, loss, updater, shards, reducer, failures, streams, stop_request)
+    spot_check = None
+    if config.spot_check:
+        schedule = SpotCheckSchedule(
+            config.seed, config.spot_check, config.num_shards, communicator.hosts
+        )
+        spot_check = SpotCheck(schedule, communicator, lane, loss, streams)
+    return kind(lanes, loss, updater, shards, reducer, failures, streams, stop_request, spot_check)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -106,6 +106,29 @@ class Records:
             return "nothing is saved, because the run has no directory", ""
         command = ending.resume_command(self.run, str(directory), world_size)
         return ending.checkpoint_found(newest, self.state.step), command
+
+    def after_fault(self, suspects: Sequence[int]) -> str:
+        """How to continue without the hosts of these ranks, from the latest checkpoint: lines that
+        follow an error, none if the run has no directory.
+        """
+        run, communicator = self.run, self.run.communicator
+        newest, directory = self.wait(), communicator.broadcast(self.recorder.location)
+        if not directory:
+            return ""
+        wrong = list(dict.fromkeys(communicator.hosts[rank] for rank in suspects))
+        left = sum(host not in wrong for host in communicator.hosts)
+        found = f"the latest checkpoint is of step {newest}" if newest >= 0 else "no checkpoint yet"
+        lines = [f"no update was made; {found}"]
+        if run.config.spot_check < 1:
+            command = ending.verify_command(run, str(directory))
+            lines[0] += (
+                f"; steps before it were checked in part: replay them elsewhere with: {command}"
+            )
+        where = f"exclude host {wrong[0]}"
+        if len(wrong) > 1 or not left:
+            where = f"use other hosts than {' and '.join(wrong)}"
+        command = ending.resume_command(run, str(directory), left or communicator.world_size)
+        return "\n".join(["", *lines, f"{where}, and continue with: {command}"])
 
     def finish(self) -> tuple[RunResult, str]:
         """Record the end of the run; its result, and a warning if it cannot be continued there."""

@@ -49,6 +49,79 @@ class Replayed:
     """The expected ``result.json``, if the replay reached the end of a finished run."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """A run to replay; ``data`` and ``model`` replace what its receipt names."""
+
+    directory: Path
+    data: str | None = None
+    model: str | None = None
+    trust_model: bool = False
+
+
+class Replay:
+    """Steps of ``run`` taken again from ``checkpoint``, or from the first one, and compared with
+    what is recorded of them up to step ``last``. Every method is collective.
+
+    ``Different`` is raised on all ranks, unless the ``comparison`` is of a class that does not.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        receipt: Receipt,
+        run: Run,
+        checkpoint: Checkpoint | None,
+        last: int,
+        metrics: list[Line],
+        comparison: type[Comparison] = Comparison,
+    ) -> None:
+        self.run, self.last, self._data, self._receipt = run, last, source.data, receipt
+        self.state, best = State(), None
+        if checkpoint:
+            store = CheckpointStore(source.directory / CHECKPOINTS)
+            self.state = together(run.communicator, lambda: restore_checkpoint(run, checkpoint))
+            best = best_weights(run, self.state, store)
+        self.begun = self.state.step
+        before = self.begun - self.state.epoch_end_pending
+        self.comparison = comparison(receipt, before, last, metrics)
+        self._loop = Loop(run, self.state, self.comparison, best=best)
+        self._loop.change_config(for_replay(receipt.configuration_at(self.begun), source.data))
+
+    def compare_start(self) -> None:
+        """``Different`` when the weights to start from are not those in the receipt."""
+        if line := self._receipt.weights_at(self.begun):
+            found = {**line, "parameters": parameter_hashes(self.run.parameters)}
+            if text := difference(line, found, THE_RECEIPT):
+                raise Different(f"step {self.begun}, in its checkpoint: {text}")
+
+    def go_to(self, step: int, end_epoch: bool) -> None:
+        """Take the steps to ``step``; with ``end_epoch``, also close the epoch that ends there."""
+        try:
+            follow(self._loop, self._receipt, step, self._data, end_epoch)
+        except TrainingError as error:
+            raise Different(
+                f"step {self.state.step}: the replay cannot continue: {error}"
+            ) from error
+
+    @property
+    def last_loss(self) -> float:
+        """The mean loss of the latest step."""
+        return self._loop.last_loss
+
+    def finish(self) -> Replayed:
+        """Go to the last step, and compare all that is recorded of it."""
+        receipt, last = self._receipt, self.last
+        at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
+        self.go_to(last, end_epoch=bool(at_end & {"weights", "epoch"}))
+        ended = receipt.ended and last == receipt.last_step
+        if ended:
+            self._loop.add_end()
+        self.comparison.close()
+        result = make_result(self.run, self.state) if ended else None
+        return Replayed(self.begun, last, receipt, self.comparison.compared, result)
+
+
 def replay(
     directory: Path,
     data: str | None,
@@ -62,6 +135,7 @@ def replay(
     """Replay a run from the nearest checkpoint up to ``from_step``; ``Different`` on all ranks when
     its records are not the same. ``data`` and ``model`` replace the receipt's. Collective.
     """
+    source = Source(directory, data, model, trust_model)
     with Span(READ_RUN):
         receipt, checkpoint, metrics, problem = on_root(
             communicator, lambda: _read(directory, from_step, to_step, say)
@@ -70,44 +144,34 @@ def replay(
         raise Different(receipt.problem)
     last = receipt.last_step if to_step is None else to_step
     begun = checkpoint.step if checkpoint else 0
-    config = receipt.configuration_at(begun)
-    given: dict[str, Any] = {"model": model} if model else {}
+    run = prepare_replay(source, receipt, begun, communicator, say)
+    prepared = Replay(source, receipt, run, checkpoint, last, metrics)
+    if problem:
+        raise Different(problem)
+    ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
+    say(f"replaying steps {begun} to {last} on {ranks}")
+    prepared.compare_start()
+    return prepared.finish()
+
+
+def prepare_replay(
+    source: Source, receipt: Receipt, step: int, communicator: Communicator, say: Report
+) -> Run:
+    """The run with the configuration of ``step``, at its first step; ``Different`` when its image
+    set or initial weights are not the recorded ones. Collective.
+    """
+    directory, config = source.directory, receipt.configuration_at(step)
+    given: dict[str, Any] = {"model": source.model} if source.model else {}
     own = config.own_code
-    together(communicator, lambda: require_trust(own, directory, given, trust_model))
-    config = dataclasses.replace(for_replay(config, data), **given)
+    together(communicator, lambda: require_trust(own, directory, given, source.trust_model))
+    config = dataclasses.replace(for_replay(config, source.data), **given)
     together(communicator, lambda: require_outside(config.own_code.values(), directory))
     on_root(communicator, lambda: _require_data(directory, config.data))
     run = prepare_run(config, communicator, say, directory=directory)
     _compare_data(receipt, run)
     _compare_initial_weights(receipt, run)
     warn_of_changes(receipt, run, say)
-    state, best = State(), None
-    if checkpoint:
-        state = together(communicator, lambda: restore_checkpoint(run, checkpoint))
-        best = best_weights(run, state, CheckpointStore(directory / CHECKPOINTS))
-    if problem:
-        raise Different(problem)
-    say(
-        f"replaying steps {state.step} to {last} on {counted(communicator.world_size, 'rank')}"
-        f" ({communicator.description})"
-    )
-    if line := receipt.weights_at(state.step):
-        found = {**line, "parameters": parameter_hashes(run.parameters)}
-        if text := difference(line, found, THE_RECEIPT):
-            raise Different(f"step {state.step}, in its checkpoint: {text}")
-    comparison = Comparison(receipt, state.step - state.epoch_end_pending, last, metrics)
-    loop = Loop(run, state, comparison, best=best)
-    at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
-    try:
-        follow(loop, receipt, last, data, end_epoch=bool(at_end & {"weights", "epoch"}))
-    except TrainingError as error:
-        raise Different(f"step {state.step}: the replay cannot continue: {error}") from error
-    ended = receipt.ended and last == receipt.last_step
-    if ended:
-        loop.add_end()
-    comparison.close()
-    result = make_result(run, state) if ended else None
-    return Replayed(begun, last, receipt, comparison.compared, result)
+    return run
 
 
 def _read(
@@ -122,11 +186,7 @@ def _read(
             f"--from-step {from_step} --to-step {last}: the receipt covers steps 0 to"
             f" {receipt.last_step}"
         )
-    if not receipt.ended and (directory / RESULT).exists():
-        problem = (
-            f"{RECEIPT} has no line after step {receipt.last_step}, although the run has finished"
-            f" ({RESULT}): its end was cut off"
-        )
+    if problem := cut_off(directory, receipt):
         return receipt, None, [], problem
     checkpoint = None
     if from_step:
@@ -146,6 +206,16 @@ def _read(
             " compare: give another --to-step, such as the last step of an epoch"
         )
     return receipt, checkpoint, metrics, ""
+
+
+def cut_off(directory: Path, receipt: Receipt) -> str:
+    """A text if the receipt of a finished run has lost its end; else empty."""
+    if receipt.ended or not (directory / RESULT).exists():
+        return ""
+    return (
+        f"{RECEIPT} has no line after step {receipt.last_step}, although the run has finished"
+        f" ({RESULT}): its end was cut off"
+    )
 
 
 def _require_data(directory: Path, data: str) -> None:
@@ -181,7 +251,8 @@ def for_replay(config: Config, data: str | None) -> Config:
     """A run's ``config`` for any ranks, without checkpoints, its data perhaps elsewhere."""
     threads = Config.threads_per_rank if config.is_portable else config.threads_per_rank
     here: dict[str, Any] = {"expect_ranks": 0, "source": "", "threads_per_rank": threads}
-    return dataclasses.replace(config, **here, checkpoint_every=0, data=data or config.data)
+    here |= {"checkpoint_every": 0, "spot_check": 0.0}
+    return dataclasses.replace(config, **here, data=data or config.data)
 
 
 def _compare_data(receipt: Receipt, run: Run) -> None:

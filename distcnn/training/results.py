@@ -43,6 +43,8 @@ OPTIONAL = (
     "validation_accuracy",
     "best_validation_accuracy",
     "stopped_early",
+    "arithmetic",
+    "spot_checks",
 )
 """What ``result.json`` has only where it is not None."""
 
@@ -103,10 +105,13 @@ class RunResult:
         validation_loss, validation_accuracy: after the last step.
         best_validation_accuracy: after ``best_step``.
         stopped_early: whether ``patience`` ended the run; None without it.
+        spot_checks: shards that another rank has repeated, all with the same result; None without
+            ``spot_check``.
         target_accuracy, target_reached: None without a target.
         seconds_to_target: from the start of the first step, tests included; None if not reached.
         world_size: the ranks that the run began on.
         num_shards, microbatch_size, seed, reduction: as configured.
+        arithmetic: "portable", or None for native.
         images_per_second: of all ranks together, over ``train_seconds``.
         train_seconds: that the steps took, without tests and checkpoints.
         test_seconds: that the tests took.
@@ -135,6 +140,7 @@ class RunResult:
     validation_accuracy: float | None = None
     best_validation_accuracy: float | None = None
     stopped_early: bool | None = None
+    spot_checks: int | None = None
     target_accuracy: float | None = None
     target_reached: bool | None = None
     seconds_to_target: float | None = None
@@ -143,6 +149,7 @@ class RunResult:
     microbatch_size: int = 0
     seed: int = 0
     reduction: str = ""
+    arithmetic: str | None = None
     images_per_second: float = 0.0
     train_seconds: float = 0.0
     test_seconds: float = 0.0
@@ -199,6 +206,7 @@ def weights_attributes(result: RunResult, best: bool = False) -> dict[str, Any]:
         **({} if validation_accuracy is None else {"validation_accuracy": validation_accuracy}),
         **{name: dataset[name] for name in ("image_shape", "mean", "std", "class_names")},
         "microbatch_size": result.microbatch_size,
+        **({"arithmetic": result.arithmetic} if result.arithmetic else {}),
         **({"architecture": result.architecture} if result.architecture else {}),
     }
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from distcnn.config import Config
 from distcnn.datasets import steps_per_epoch
+from distcnn.nn import PORTABLE
 from distcnn.optim import Schedule
 from distcnn.registry import find_schedule
 
@@ -54,7 +55,8 @@ class RunSchedule:
     @cached_property
     def _schedule(self) -> Schedule:
         given = self.schedule or find_schedule(self.config.schedule, 0)
-        return dataclasses.replace(given, warmup_steps=self.warmup_steps)
+        made = dataclasses.replace(given, warmup_steps=self.warmup_steps)
+        return made.portable() if self.config.arithmetic == PORTABLE else made
 
     def has_rates_of(self, other: RunSchedule) -> bool:
         """Whether each step has the learning rate that it has in ``other``, of another length."""

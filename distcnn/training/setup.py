@@ -19,8 +19,8 @@ from distcnn.datasets.normalisation import Normalisation
 from distcnn.distributed import Communicator, blas_threads, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.models import Model, build_model, find_model, initialise_model
-from distcnn.nn import LOSSES, Parameters, Sequential
-from distcnn.nn.losses import Loss, OwnLoss
+from distcnn.nn import LOSSES, PORTABLE, Parameters, Sequential
+from distcnn.nn.losses import Loss, OwnLoss, portable_loss
 from distcnn.optim import Optimizer, Schedule
 from distcnn.portable import self_test
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
@@ -40,6 +40,7 @@ from distcnn.training.initial import (
     trained_slices,
 )
 from distcnn.training.overlap import make_step
+from distcnn.training.portability import portability_warnings
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.step import Lane, StopRequest, TrainingStep
@@ -144,6 +145,10 @@ def prepare_run(
             config, plan.model, plan.parameters, info, communicator, notices.append, directory
         )
         plan.freeze(frozen)
+    if config.arithmetic == PORTABLE and communicator.rank == 0:
+        notices += portability_warnings(
+            plan.model, plan.parameters, made.loss, made.optimizer, made.schedule
+        )
     with Span(spans.SURVEY_DATA):
         data = open_data(dataset, info, config, communicator, own_shards)
         content = survey(data, info, size, communicator)
@@ -156,8 +161,11 @@ def prepare_run(
     mean, std = np.array(used.mean), np.array(used.std)
     built_in = any(made.loss is loss for loss in LOSSES.values())
     loss = made.loss if built_in else OwnLoss(made.loss)
+    optimizer = made.optimizer
+    if config.arithmetic == PORTABLE:
+        loss, optimizer = portable_loss(loss), optimizer.portable()
     trained = trained_slices(plan.parameters, frozen) if frozen else None
-    updater = made.optimizer.start(plan.parameters.values, trained)
+    updater = optimizer.start(plan.parameters.values, trained)
 
     def make_lane() -> Lane:
         another = plan.model.plan(shape, size, plan.parameters, config.arithmetic)
@@ -181,6 +189,13 @@ def prepare_run(
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
         config = _settle_threads(config, communicator, report)
+        if config.spot_check:
+            consistency.require_comparable(config.arithmetic, communicator)
+            if communicator.world_size == 1:
+                report(
+                    "notice: in one process --spot-check repeats shards on the same processor: it"
+                    " finds only faults that come and go"
+                )
         software = consistency.same_software(communicator, report, config.is_portable)
     return Run(
         config=config,

@@ -69,6 +69,8 @@ class State:
     best_correct: int = -1
     """The best evaluation, on the validation set, or without one on the test set."""
     evaluations_since_best: int = 0
+    spot_checks: int = 0
+    """Shards that were repeated and were equal."""
 
     def note_test(self, test: Totals, best_test: Totals | None = None) -> None:
         """Record the latest test, which chooses the best step if there is no validation set."""
@@ -112,7 +114,7 @@ class State:
         sums += [each for each in (test, self.best_test, self.validation) if each]
         counts = [last, self.world_size, *(n for one in sums for n in (one.correct, one.examples))]
         return (
-            min(*counts, self.evaluations_since_best) >= 0
+            min(*counts, self.evaluations_since_best, self.spot_checks) >= 0
             and all(
                 0 <= step <= last and made.examples > 0 if made else step == -1
                 for made, step in evaluations

@@ -17,6 +17,8 @@ from distcnn.optim import Updater
 from distcnn.spans import Span
 from distcnn.training.failures import ShardFailures
 from distcnn.training.ledger import Ledger
+from distcnn.training.recording import Recording
+from distcnn.training.spot_check import SpotCheck
 
 
 class Position(NamedTuple):
@@ -64,6 +66,7 @@ class TrainingStep:
         failures: ShardFailures,
         streams: Streams,
         stop_request: StopRequest,
+        spot_check: SpotCheck | None = None,
     ) -> None:
         self.lanes, self.lane = lanes, lanes[0]
         self.loss, self.updater, self.shards = loss, updater, shards
@@ -71,6 +74,7 @@ class TrainingStep:
         self.ledger = Ledger(shards)
         self.stop_request = stop_request
         """Asked once in a step; the totals tell all ranks."""
+        self.spot_check = spot_check
         self._hooks: list[Hook] = []
 
     def add_hook(self, hook: Hook) -> None:
@@ -80,12 +84,17 @@ class TrainingStep:
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """Take a step, all ranks together; its totals.
 
-        ``ShardFailure`` on all ranks, before any update, when a gradient or loss cannot be added.
+        On all ranks, before any update, ``ShardFailure`` when a gradient or loss cannot be added,
+        and ``SpotCheckFailure`` when two ranks computed different ones.
         """
         with Span(spans.STEP, step=step, epoch=epoch):
             self.reducer.begin()
             self.failures.begin(step)
+            if self.spot_check:
+                self.spot_check.begin(step)
             totals = self._sum_gradients(Position(step, epoch, step_of_epoch))
+            if self.spot_check:
+                self.spot_check.compare()
             self.failures.raise_first(totals)
             # The next step's sums reject values that overflow here.
             parameters, gradient = self.lane.plan.parameters, self.reducer.gradient
@@ -105,26 +114,36 @@ class TrainingStep:
     def _add_shards(self, shards: Sequence[Part], at: Position) -> None:
         for shard in shards:
             with Span(spans.SHARD, shard=shard.index), self.failures.caught(shard, self.lane):
-                grad_logits, counts = self._forward(shard, self.lane, at)
+                plan, grad_logits, counts = self._forward(shard, self.lane, at)
                 with self.reducer.slot() as gradients, numpy_settings():
-                    self.lane.plan.backward(grad_logits, out=gradients)
+                    plan.backward(grad_logits, out=gradients)
                 self.reducer.count(*counts)
 
-    def _forward(self, shard: Part, lane: Lane, at: Position) -> tuple[Array, Counts]:
-        """Fill the lane with the shard's next examples; the gradient of their loss."""
-        plan, microbatch = lane
+    def _forward(
+        self, shard: Part, lane: Lane, at: Position
+    ) -> tuple[Plan | Recording, Array, Counts]:
+        """Fill the lane with the shard's next examples; what goes backward, and the gradient of
+        their loss.
+        """
+        microbatch = lane.microbatch
         with Span(spans.READ_DATA):
             examples = shard.fill(microbatch, at.epoch, at.step_of_epoch)
         with Span(spans.LEDGER):
             self.ledger.mark(shard.index, microbatch.chosen)
         for hook in self._hooks:
             hook(at, shard, lane)
+        plan, loss = self._watched(shard, lane)
         random_source = self.streams(at.step, shard.index)
         with numpy_settings():
             logits = plan.forward(microbatch.images, training=True, random_source=random_source)
             with Span(spans.LOSS):
-                loss_sum, grad_logits = self.loss(logits, microbatch.labels, microbatch.weights)
-        return grad_logits, (loss_sum, count_correct(logits, microbatch), examples)
+                loss_sum, grad_logits = loss(logits, microbatch.labels, microbatch.weights)
+        return plan, grad_logits, (loss_sum, count_correct(logits, microbatch), examples)
+
+    def _watched(self, shard: Part, lane: Lane) -> tuple[Plan | Recording, Loss]:
+        """What computes the filled lane: a recording of it if another rank will repeat it."""
+        recording = self.spot_check.watch(shard.index, lane) if self.spot_check else None
+        return (recording, recording.loss) if recording else (lane.plan, self.loss)
 
     def _pass_on_stop_request(self) -> None:
         if self.stop_request():

@@ -154,6 +154,7 @@ class Trainer:
         log_every: int = 50,
         eval_every_epochs: int = 1,
         accept_changed_model: bool = False,
+        spot_check: float = 0.0,
         stall_timeout: float = 0.0,
         handle_signals: bool = False,
         verbose: bool = False,
@@ -186,6 +187,8 @@ class Trainer:
             log_every: steps between lines of metrics.
             eval_every_epochs: epochs between evaluations; 0: at the end only.
             accept_changed_model: resume although the source of your own code has changed.
+            spot_check: let another rank, on another host if there is one, repeat this fraction of
+                all shards; ``TrainingError`` before the update if a result differs. 0: none.
             stall_timeout: seconds without progress after which **all ranks' processes are ended**
                 with a report; 0: never.
             handle_signals: whether SIGTERM, Ctrl-C and schedulers' warnings save a checkpoint and
@@ -198,7 +201,8 @@ class Trainer:
 
         Raises:
             InputError: on all ranks, for bad input.
-            TrainingError: on all ranks, when training cannot continue (it has diverged).
+            TrainingError: on all ranks, when training cannot continue (it has diverged, or a spot
+                check has found a fault).
             Stopped: on all ranks, for a signal, with ``handle_signals``.
         """
         end = {"epochs": epochs, "max_steps": max_steps, "target_accuracy": target_accuracy}
@@ -206,6 +210,7 @@ class Trainer:
         kept = {"checkpoint_every": checkpoint_every, "keep": keep, "check_every": check_every}
         logs = {"log_every": log_every, "eval_every_epochs": eval_every_epochs}
         host = {"data_memory": data_memory, "stall_timeout": stall_timeout}
+        host |= {"spot_check": spot_check}
         settings = {**self._settings, **end, **kept, **logs, **host}
         communicator = self._open_communicator()
         with arguments_named(), _all_end(communicator), ExitStack() as held:
@@ -255,6 +260,7 @@ class Trainer:
             std=dataset.std,
             class_names=dataset.class_names,
             microbatch_size=outcome.result.microbatch_size,
+            arithmetic=outcome.run.config.arithmetic,
         )
 
     @property

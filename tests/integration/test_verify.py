@@ -70,6 +70,14 @@ def test_a_run_is_identical_on_any_ranks(
         assert_identical(tmp_path / "run", ranks=ranks)
 
 
+@pytest.mark.mpi
+def test_a_sample_is_identical_on_any_ranks(checked: Path) -> None:
+    flags = ["--sample", "3", "--sample-seed", "1"]
+    alone, together = (verify(checked, *flags, ranks=ranks).stdout for ranks in (1, 3))
+    assert alone.splitlines()[-5:] == together.splitlines()[-5:]
+    assert "\nidentical: 3 of 6 stretches, " in alone
+
+
 @pytest.mark.slow
 @pytest.mark.mpi
 def test_a_run_that_was_stopped_and_changed_is_identical(

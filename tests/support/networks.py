@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from distcnn.nn import Layer, Parameters, Plan, Sequential
+from distcnn.nn import NATIVE, Layer, Parameters, Plan, Sequential
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import RandomSource
 
@@ -65,11 +65,12 @@ def planned(
     microbatch_size: int,
     dtype: DTypeLike = np.float32,
     parameters: Parameters | None = None,
+    arithmetic: str = NATIVE,
 ) -> Network:
     """A plan of ``layers`` for one shape, with all parameters zero."""
     model = layers if isinstance(layers, Sequential) else Sequential(layers)
     parameters = parameters or model.allocate(input_shape, dtype)
-    return Network(model.plan(input_shape, microbatch_size, parameters))
+    return Network(model.plan(input_shape, microbatch_size, parameters, arithmetic))
 
 
 def run_twice(network: Network, input_gradient: bool = True) -> list[Array]:

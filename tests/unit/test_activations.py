@@ -60,9 +60,8 @@ def test_a_single_image_has_the_activations_of_a_batch(network: Network) -> None
 
 def test_a_network_that_diverged_predicts_nothing() -> None:
     model = nn.Sequential([nn.Flatten(), nn.Dense(2)])
-    weights = model.initialise((1, 2, 2), np.random.default_rng(0)).named()
-    for values in weights.values():
-        values[...] = np.nan
+    zeros = model.allocate((1, 2, 2)).named()
+    weights = {name: np.full_like(values, np.nan) for name, values in zeros.items()}
     network = Network(
         model, weights, image_shape=(1, 2, 2), mean=[MEAN], std=[STD], class_names="ab"
     )

@@ -83,6 +83,19 @@ def test_objects_and_names_give_the_same_bits(image_set: MakeImageSet) -> None:
     assert other.params_sha256 != by_name.params_sha256
 
 
+def test_spot_checks_may_begin_and_end_with_any_call(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    trainer, run = dc.Trainer(MODEL, **FEW), tmp_path / "run"
+    plain = trainer.fit(image_set(), max_steps=6)
+    trainer.fit(image_set(), max_steps=2, output=run)
+    trainer.fit(image_set(), max_steps=4, output=run, resume=True, spot_check=1)
+    last = trainer.fit(image_set(), max_steps=6, output=run, resume=True)
+    assert (plain.spot_checks, last.spot_checks) == (None, 2 * FEW["num_shards"])
+    assert last.params_sha256 == plain.params_sha256
+    assert "spot_checks" not in plain.to_json()
+
+
 def test_own_parts_are_one_class_or_function_each_and_are_resumed(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
@@ -100,6 +113,20 @@ def test_own_parts_are_one_class_or_function_each_and_are_resumed(
     loaded = dc.load(tmp_path / "run")
     images = content(image_set())["test"][0]
     np.testing.assert_array_equal(loaded.predict(images), again.network.predict(images))
+
+
+def test_own_parts_that_are_not_portable_are_named_in_a_portable_run(
+    image_set: MakeImageSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts: dict[str, Any] = {"schedule": slower, "loss": twice, **FEW}
+    for arithmetic in ("native", "portable"):
+        caplog.clear()
+        with caplog.at_level("INFO", "distcnn"):
+            dc.Trainer(MODEL, arithmetic=arithmetic, **parts).fit(image_set(), max_steps=1)
+        named = [line for line in caplog.messages if "portable arithmetic" in line]
+        assert len(named) == (0 if arithmetic == "native" else 2)
+    assert "softmax_cross_entropy (test_library.py:" in named[0]
+    assert "slower uses ** (test_library.py:" in named[1]
 
 
 def test_a_resume_with_other_arguments_is_refused_in_words_of_arguments(
@@ -138,6 +165,25 @@ def test_a_run_directory_is_enough_to_predict(image_set: MakeImageSet, tmp_path:
         dc.load(tmp_path / "run", weights="first")  # type: ignore[arg-type]
     with pytest.raises(dc.InputError, match="model is 'lenet'"):
         dc.load(tmp_path / "run", model="lenet")  # type: ignore[arg-type]
+
+
+def test_only_a_portable_run_records_its_arithmetic_and_is_loaded_with_it(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    settings = {"optimizer": dc.optim.AdamW(learning_rate=0.01), **FEW}
+    for arithmetic in ("native", "portable"):
+        trainer = dc.Trainer(MODEL, arithmetic=arithmetic, **settings)
+        run = trainer.fit(image_set(), epochs=1, output=tmp_path / arithmetic)
+        assert run.network is not None
+        loaded = dc.load(tmp_path / arithmetic)
+        assert loaded.arithmetic == run.network.arithmetic == arithmetic
+        images, labels = content(image_set())["test"]
+        assert loaded.evaluate(images, labels).loss == run.test_loss
+        with h5py.File(tmp_path / arithmetic / "weights.h5", "r+") as file:
+            assert file.attrs.get("arithmetic") == (None if arithmetic == "native" else arithmetic)
+            file.attrs["arithmetic"] = "decimal"
+        with pytest.raises(dc.InputError, match="arithmetic is 'decimal'"):
+            dc.load(tmp_path / arithmetic)
 
 
 def test_a_run_of_an_older_version_loads_by_its_models_name(
@@ -287,6 +333,7 @@ def test_data_of_another_form_is_refused(image_set: MakeImageSet) -> None:
         ({"callbacks": None}, "callbacks is None"),
         ({"stall_timeout": "x"}, "stall_timeout is 'x': it must be a number"),
         ({"resume": True}, "resume is True, but output is None"),
+        ({"spot_check": 2}, "spot_check is 2.0: it must be a fraction"),
     ],
 )
 def test_an_impossible_argument_of_fit_is_named(

@@ -16,7 +16,9 @@ from distcnn.network import Network
 from distcnn.score import Mistake, Score, Tally, wilson_interval
 
 
-def network(classes: int = 3, size: int = 4, scale: float = 1.0) -> Network:
+def network(
+    classes: int = 3, size: int = 4, scale: float = 1.0, arithmetic: str = "native"
+) -> Network:
     """One pixel a class: that of a bright pixel is the answer, of several the brightest."""
     model = nn.Sequential([nn.Flatten(), nn.Dense(classes)])
     weights: dict[str, Any] = {
@@ -31,6 +33,7 @@ def network(classes: int = 3, size: int = 4, scale: float = 1.0) -> Network:
         std=[1.0],
         class_names=[str(index) for index in range(classes)],
         microbatch_size=size,
+        arithmetic=arithmetic,
     )
 
 
@@ -38,9 +41,10 @@ def images_of(answers: list[int], classes: int = 3) -> np.ndarray:
     return (np.eye(classes)[answers] * 255).astype(np.uint8).reshape(-1, 1, classes)
 
 
-def test_a_score_by_hand() -> None:
+@pytest.mark.parametrize("arithmetic", ["native", "portable"])
+def test_a_score_by_hand(arithmetic: str) -> None:
     labels = [0, 0, 0, 1, 1, 1]
-    score = network().evaluate(images_of([0, 0, 1, 1, 1, 1]), labels)
+    score = network(arithmetic=arithmetic).evaluate(images_of([0, 0, 1, 1, 1, 1]), labels)
     assert_array_equal(score.confusion, [[2, 1, 0], [0, 3, 0], [0, 0, 0]])
     assert (score.correct, score.examples, score.accuracy) == (5, 6, 5 / 6)
     assert_allclose(score.precision, [1, 3 / 4, math.nan])
@@ -85,6 +89,19 @@ def test_parts_in_any_order_give_the_same_bits() -> None:
     parts = tally.score()
     assert (parts.loss, parts.mistakes) == (whole.loss, whole.mistakes)
     assert_array_equal(parts.confusion, whole.confusion)
+
+
+def test_portable_scores_and_predictions_are_the_native_ones_but_for_rounding() -> None:
+    rng = np.random.default_rng(1)
+    images, labels = rng.integers(0, 256, (90, 1, 3), np.uint8), rng.integers(0, 3, 90)
+    native, portable = (network(arithmetic=arithmetic) for arithmetic in ("native", "portable"))
+    assert_allclose(portable.predict(images), native.predict(images), rtol=1e-6)
+    assert portable.predict(images).dtype == np.float32
+    assert portable.predict(images[:0]).shape == (0, 3)
+    expected, score = native.evaluate(images, labels), portable.evaluate(images, labels)
+    assert score.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert_array_equal(score.confusion, expected.confusion)
+    assert {type(each) for found in score.mistakes for each in vars(found).values()} == {int, float}
 
 
 def test_the_worst_mistakes_come_first_and_equal_ones_in_order() -> None:

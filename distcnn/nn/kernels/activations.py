@@ -1,23 +1,40 @@
 """Activations as they are computed, and layers of the user's own."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from distcnn.errors import ArgumentError
-from distcnn.nn.activations import Activation
+from distcnn.nn.activations import Activation, Sigmoid, Tanh
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array, Call, Layer, Shape
+from distcnn.portable import functions
+
+PORTABLE_FORMS: dict[Any, Callable[..., Any]] = {
+    Sigmoid.function: functions.sigmoid,
+    Tanh.function: functions.tanh,
+}
+"""What computes a built-in function with the same bits on every machine; the others do anyway."""
 
 
 class ActivationKernel:
-    """Any elementwise function, into buffers that are made once."""
+    """Any elementwise function, into buffers that are made once.
 
-    def __init__(self, activation: Activation, shape: Shape, buffers: Buffers) -> None:
-        self._activation = activation
+    ``arithmetic`` is "native" or "portable"; a function of the user's own is the same in both.
+    """
+
+    def __init__(
+        self, activation: Activation, shape: Shape, buffers: Buffers, arithmetic: str = "native"
+    ) -> None:
+        self._activation, self._function = activation, activation.function
+        if arithmetic == "portable":
+            self._function = PORTABLE_FORMS.get(type(activation).function, self._function)
         self._output, self._grad_input = buffers.images(shape), buffers.images(shape)
 
     def forward(self, x: Array, call: Call) -> Array:
         self._input = x
-        self._activation.function(x, out=self._output)
+        self._function(x, out=self._output)
         return self._output
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
@@ -67,13 +84,12 @@ class OwnLayerKernel:
         return self._checked("forward", output, self._output_shape, x.dtype)
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        unwritten = float(np.finfo(grad_output.dtype).max)  # which no gradient is
         checked = dict(call.grads) if self._is_new else {}
         for grads in checked.values():
-            grads.fill(unwritten)
+            grads.fill(_unwritten(grads))
         grad_input = self._layer.backward(_read_only(grad_output), call)
         for name, grads in checked.items():
-            if (grads == unwritten).any():
+            if (grads == _unwritten(grads)).any():
                 raise ArgumentError(
                     f"{self._who}: backward did not write all of the gradient of {name}, of shape"
                     f' {grads.shape}: write it as call.grads["{name}"][...] = ...'
@@ -91,6 +107,12 @@ class OwnLayerKernel:
         else:
             what = f"a {type(array).__name__}"
         raise ArgumentError(f"{self._who}: {method} returned {what}: it must return {shape}")
+
+
+def _unwritten(grads: Array) -> np.floating:
+    """The largest number of their type, which no gradient is."""
+    largest: np.floating = np.finfo(grads.dtype).max
+    return largest
 
 
 def _read_only(array: Array) -> Array:

@@ -5,6 +5,8 @@ several in a virtual machine. Linux gives pages of 2 MiB to programs that ask fo
 huge pages), and NumPy asks, but only for arrays of 4 MiB and more.
 """
 
+from __future__ import annotations
+
 import math
 from threading import Lock
 from typing import Any
@@ -59,13 +61,24 @@ class Buffers:
 
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
-        self.nbytes = 0
-        self._scratch: dict[tuple[str, Shape, Shape], Array] = {}
+        self._sizes: list[int] = []
+        self._scratch: dict[tuple[str, Shape, Shape, np.dtype], Array] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays so far."""
+        return sum(self._sizes)
+
+    def of_type(self, dtype: DTypeLike) -> Buffers:
+        """Buffers of another type for the same plan: their arrays count here too."""
+        others = Buffers(dtype)
+        others._sizes = self._sizes
+        return others
 
     def zeros(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """An array of ``shape``, of the plan's dtype unless another is given."""
         array = allocate(shape, self.dtype if dtype is None else dtype)
-        self.nbytes += array.nbytes
+        self._sizes.append(array.nbytes)
         return array
 
     def images(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
@@ -83,11 +96,11 @@ class Buffers:
         inner = self.zeros(tuple(array.shape[axis] for axis in order), dtype or array.dtype)
         return inner.transpose(np.argsort(order))
 
-    def scratch(self, purpose: str, array: Array) -> Array:
+    def scratch(self, purpose: str, array: Array, dtype: DTypeLike | None = None) -> Array:
         """An array ``like`` this one whose content is lost between uses: requests with the same
         ``purpose`` and shape get the same array, so that it stays in the caches.
         """
-        key = purpose, array.shape, array.strides
+        key = purpose, array.shape, array.strides, np.dtype(dtype or array.dtype)
         if key not in self._scratch:
-            self._scratch[key] = self.like(array)
+            self._scratch[key] = self.like(array, dtype)
         return self._scratch[key]

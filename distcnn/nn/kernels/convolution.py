@@ -26,6 +26,8 @@ an epilogue (``steps.py``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from distcnn.nn.convolution import Conv2d
@@ -49,7 +51,13 @@ class ConvKernel:
     """
 
     def __init__(
-        self, conv: Conv2d, shape: Shape, buffers: Buffers, pooling: Pooling | None, fused: bool
+        self,
+        conv: Conv2d,
+        shape: Shape,
+        buffers: Buffers,
+        pooling: Pooling | None,
+        fused: bool,
+        inner: Buffers | None = None,
     ) -> None:
         channels, height, width, count = shape
         filters, oh, ow = conv.output_shape(shape[:3])
@@ -63,29 +71,22 @@ class ConvKernel:
         padded_width = max(width + 2 * pw, tiling.input_width)
         padded_shape = channels, geometry.padded_height, padded_width, count
         self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
-        self._padded = buffers.images(padded_shape) if padded_shape != shape else None
-
-        blocking = Blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
-        self._pieces = list(blocking.pieces(padded_width, buffers))
-        self._algorithm = algorithm = self._make_algorithm(tiling, blocking, buffers)
-        weights_shape = tiling.points, filters, conv.kernel_size[0], channels, tiling.shifts
-        self._weights = buffers.zeros(weights_shape)
-        self._weight_gradient = self._make_weight_gradient(blocking, buffers)
+        self._is_padded = padded_shape != shape
         self._grad_input = buffers.images(padded_shape)
-        self._input_gradient = InputGradient(blocking, buffers)
-        self._shared_columns = max(conv.kernel_size[1] - conv.stride[1], 0)
-        self._ones = np.ones(blocking.columns, buffers.dtype)
 
-        self.layers, output_shape = 1, (filters, oh, ow, count)
-        self._epilogue: Epilogue
-        if fused and pooling is not None and tiling.tile_width % window[1] == 0:
-            self.layers = 3 if pooling.rectify else 2
-            tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
-            self._epilogue = FusedPool(pooling, output_shape, tiled, buffers)
-        elif isinstance(algorithm, UntiledIm2col):
-            self._epilogue = ImagesInPlace(algorithm)
-        else:
-            self._epilogue = WholeImages(algorithm, buffers.images(output_shape))
+        inner = inner or buffers  # of what never leaves the kernel
+        blocking = Blocking(geometry, tiling, window[0], inner.dtype.itemsize)
+        self._pieces = list(blocking.pieces(padded_width, inner))
+        self._algorithm = self._make_algorithm(tiling, blocking, inner)
+        weights_shape = tiling.points, filters, conv.kernel_size[0], channels, tiling.shifts
+        self._weights = inner.zeros(weights_shape)
+        self._weight_gradient = self._make_weight_gradient(blocking, inner)
+        self._input_gradient = InputGradient(blocking, inner, self._multiply)
+        self._shared_columns = max(conv.kernel_size[1] - conv.stride[1], 0)
+        if pooling is None or not fused or tiling.tile_width % window[1]:
+            pooling = None
+        self.layers = 1 if pooling is None else 3 if pooling.rectify else 2
+        self._prepare(padded_shape, (filters, oh, ow, count), pooling, buffers, inner)
 
     def forward(self, x: Array, call: Call) -> Array:
         epilogue, algorithm = self._epilogue, self._algorithm
@@ -97,13 +98,12 @@ class ConvKernel:
             self._multiply(weights, piece.windows, algorithm.products(piece))
             algorithm.transform_products(piece)
             epilogue.take(piece)
-        self._end_forward(epilogue.result, call)
         return epilogue.result
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         epilogue, algorithm = self._epilogue, self._algorithm
         points, filters, height, channels, shifts = self._weights.shape
-        epilogue.begin_backward(self._begin_backward(grad_output, call, input_gradient))
+        self._begin_backward(grad_output, call, input_gradient)
         self._weight_gradient.total.fill(0)
         for piece in self._pieces:
             epilogue.give_gradient(piece)
@@ -118,9 +118,30 @@ class ConvKernel:
                 algorithm.transform_input_gradient(rows, grad_x, shared)
         transformed = self._weight_gradient.total.reshape(points, height, channels, shifts, filters)
         algorithm.transform_weight_gradient(transformed, call.grads["weight"])
+        self._end_backward(call)
         return self._grad_input[self._interior] if input_gradient else None
 
     # -- what portable arithmetic does in another way (``exact_convolution.py``)
+
+    def _prepare(
+        self,
+        padded_shape: Shape,
+        output_shape: Shape,
+        pooling: Pooling | None,
+        buffers: Buffers,
+        inner: Buffers,
+    ) -> None:
+        """Make the padded images, and the epilogue, which runs ``pooling`` if there is one."""
+        self._padded = buffers.images(padded_shape) if self._is_padded else None
+        self._ones = np.ones(self._pieces[0].windows.shape[-1], buffers.dtype)
+        algorithm = self._algorithm
+        if pooling is not None:
+            tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
+            self._epilogue: Epilogue = FusedPool(pooling, output_shape, tiled, buffers)
+        elif isinstance(algorithm, UntiledIm2col):
+            self._epilogue = ImagesInPlace(algorithm)
+        else:
+            self._epilogue = WholeImages(algorithm, buffers.images(output_shape))
 
     def _make_algorithm(self, tiling: Tiling, blocking: Blocking, buffers: Buffers) -> Algorithm:
         if tiling.is_winograd:
@@ -130,8 +151,9 @@ class ConvKernel:
     def _make_weight_gradient(self, blocking: Blocking, buffers: Buffers) -> WeightGradient:
         return WeightGradient(blocking, buffers)
 
-    def _multiply(self, weights: Array, windows: Array, products: Array) -> None:
-        np.matmul(weights, windows, out=products)
+    def _multiply(self, a: Array, b: Array, out: Array) -> None:
+        """Write ``a @ b`` to ``out``."""
+        np.matmul(a, b, out=out)
 
     def _begin_forward(self, x: Array, call: Call) -> Array:
         """Transform the weights; the padded images."""
@@ -142,21 +164,20 @@ class ConvKernel:
         self._padded[self._interior] = x
         return self._padded
 
-    def _end_forward(self, output: Array, call: Call) -> None:
-        """Change the ``output`` of all pieces where that is still to be done."""
-
-    def _begin_backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
-        """Begin the gradients; that of the output, which the pieces use."""
+    def _begin_backward(self, grad_output: Array, call: Call, input_gradient: bool) -> None:
+        self._epilogue.begin_backward(grad_output)
         call.grads["bias"].fill(0)
         if input_gradient:
             self._input_gradient.begin(self._weights)
-        return grad_output
 
     def _add_bias_gradient(self, matrices: Array, call: Call) -> None:
         """Add the share of a piece, whose ``matrices`` are those of ``transform_gradient``."""
         grad_bias = call.grads["bias"]
         sums = np.matmul(matrices, self._ones).reshape(-1, len(grad_bias))
         grad_bias += np.add.reduce(sums, axis=0)
+
+    def _end_backward(self, call: Call) -> None:
+        """Write gradients that are not written yet."""
 
 
 class WholeImages:
@@ -214,8 +235,11 @@ class InputGradient:
     stacked side by side, from the last to the first, as the outputs that they meet ascend.
     """
 
-    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
+    def __init__(
+        self, blocking: Blocking, buffers: Buffers, multiply: Callable[[Array, Array, Array], None]
+    ) -> None:
         geometry, points = blocking.geometry, blocking.tiling.points
+        self._multiply = multiply
         terms = geometry.channels * blocking.tiling.shifts  # C*J
         kernel_height, stride = geometry.kernel[0], geometry.stride[0]
         heights = [len(range(first, kernel_height, stride)) for first in range(stride)]
@@ -256,5 +280,5 @@ class InputGradient:
         complete = piece.complete
         grad_rows = self._rows[:, : complete.stop - complete.start]
         for index, (weights, outputs) in enumerate(self._products[complete]):
-            np.matmul(weights, below_each_other[:, outputs], out=grad_rows[:, index])
+            self._multiply(weights, below_each_other[:, outputs], grad_rows[:, index])
         return grad_rows

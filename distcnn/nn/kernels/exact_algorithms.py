@@ -19,8 +19,9 @@ import numpy as np
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Blocking, Piece
 from distcnn.nn.kernels.exact_products import add_in_order, store_gradient
-from distcnn.nn.kernels.im2col import TiledIm2col, UntiledIm2col
+from distcnn.nn.kernels.im2col import TiledIm2col
 from distcnn.nn.kernels.steps import Algorithm
+from distcnn.nn.kernels.tiles import fold
 from distcnn.nn.kernels.winograd import Winograd, denominators, powers_of_points
 from distcnn.nn.layer import Array
 from distcnn.portable.grids import (
@@ -67,11 +68,11 @@ class Bits:
         self.gradients = operand_bits(blocking.columns, self.input_gradient_terms)
 
 
-class ExactIm2col:
-    """What both ways of im2col share in portable arithmetic."""
+class ExactIm2col(TiledIm2col):
+    """Im2col in portable arithmetic, with a buffer for the products of a piece in any case."""
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
-        super().__init__(blocking, buffers)  # type: ignore[call-arg]
+        super().__init__(blocking, buffers)
         self._bits = Bits(blocking)
         self.input_bits, self.grad_bits = self._bits.rows, self._bits.gradients
 
@@ -82,26 +83,18 @@ class ExactIm2col:
             np.copyto(copy, first)
 
     def begin_forward(self, input_bound: float) -> None:
-        pass  # rows of V are the images
+        pass  # V is the rounded images
 
     def begin_backward(self, grad_bound: float) -> None:
-        pass
+        pass  # dM is their rounded gradient
 
     def transform_products(self, piece: Piece) -> None:
-        pass  # the bias is added by the kernel
+        pass  # the epilogue adds the bias
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         total = transformed[0].copy()
         add_in_order(transformed[1:], total)
         store_gradient(total.transpose(3, 1, 0, 2), grad_weight)
-
-
-class ExactTiledIm2col(ExactIm2col, TiledIm2col):
-    """``TiledIm2col`` in portable arithmetic."""
-
-
-class ExactUntiledIm2col(ExactIm2col, UntiledIm2col):
-    """``UntiledIm2col`` in portable arithmetic."""
 
 
 class ExactWinograd(Winograd):
@@ -111,7 +104,8 @@ class ExactWinograd(Winograd):
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         super().__init__(blocking, buffers)
-        self._bits = bits = Bits(blocking)
+        self._bits, self._buffers = Bits(blocking), buffers
+        bits = self._bits
         self._a_transposed = np.ascontiguousarray(self._a.T)
         points = blocking.tiling.points
         self._numerators = powers_of_points(points, blocking.geometry.kernel[1])
@@ -163,7 +157,10 @@ class ExactWinograd(Winograd):
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, shared: int) -> None:
         round_by(self._grad_row_anchor, grad_rows, grad_rows)
-        super().transform_input_gradient(grad_rows, grad_x, shared)
+        exact = self._transform_grad_rows(grad_rows)
+        pixels = self._buffers.scratch("pixels", exact, grad_x.dtype)
+        np.copyto(pixels, exact, casting="same_kind")
+        fold(pixels.swapaxes(0, 1), self._outputs, grad_x, shared)
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         filters, channels, kernel_height, kernel_width = grad_weight.shape

@@ -68,9 +68,13 @@ class Winograd:
         return products, products[ALL_ONES]
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, shared: int) -> None:
-        pixels = self._grad_pixels[: grad_rows.shape[1]]
-        np.matmul(self._b, self._by_tile(grad_rows), out=pixels)
+        pixels = self._transform_grad_rows(grad_rows)
         fold(pixels.swapaxes(0, 1), self._outputs, grad_x, shared)
+
+    def _transform_grad_rows(self, grad_rows: Array) -> Array:
+        """The pixels of each tile, [h, c, t, p, n], for rows of dV."""
+        pixels = self._grad_pixels[: grad_rows.shape[1]]
+        return np.matmul(self._b, self._by_tile(grad_rows), out=pixels)
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         filters, channels, kernel_height, kernel_width = grad_weight.shape

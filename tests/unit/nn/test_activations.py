@@ -21,7 +21,10 @@ from distcnn.nn import (
     Sigmoid,
     Tanh,
 )
+from distcnn.nn.kernels.activations import ActivationKernel
+from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Call, Layer
+from distcnn.portable import functions
 from tests.support.networks import planned
 
 Array = NDArray[np.floating]
@@ -145,6 +148,37 @@ def test_no_gradient_is_overwritten_that_somebody_still_needs(after: list[Layer]
     network.backward(grad_output, input_gradient=True)
     np.testing.assert_array_equal(grad_output, before)
     assert network.gradient_error(rng) < 1e-5
+
+
+@pytest.mark.parametrize("activation", [Sigmoid, Tanh, Identity, Leaky, Softplus])
+def test_in_portable_arithmetic_only_the_built_in_functions_change(
+    activation: type[Activation],
+) -> None:
+    x = 4 * np.random.default_rng(2).standard_normal((3, 8))
+    native, portable = (
+        ActivationKernel(activation(), x.shape, Buffers(np.float64), arithmetic)
+        for arithmetic in ("native", "portable")
+    )
+    y, expected = portable.forward(x, Call("", {})), native.forward(x, Call("", {}))
+    np.testing.assert_allclose(y, expected, rtol=1e-14, atol=1e-16)
+    np.testing.assert_allclose(
+        portable.backward(np.ones_like(x), Call("", {}), True),
+        native.backward(np.ones_like(x), Call("", {}), True),
+        rtol=1e-12,
+        atol=1e-15,
+    )
+    function = {Sigmoid: functions.sigmoid, Tanh: functions.tanh}.get(activation)
+    np.testing.assert_array_equal(y, function(x) if function else expected)
+
+
+def test_a_users_own_function_of_a_built_in_activation_is_kept() -> None:
+    class Hard(Tanh):
+        def function(self, x: Array, out: Array) -> None:
+            np.clip(x, -1, 1, out=out)
+
+    x = np.array([[-3.0, 0.5, 2.0]])
+    kernel = ActivationKernel(Hard(), x.shape, Buffers(np.float64), "portable")
+    np.testing.assert_array_equal(kernel.forward(x, Call("", {})), [[-1, 0.5, 1]])
 
 
 def test_a_users_own_activation_names_its_layers() -> None:

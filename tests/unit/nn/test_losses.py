@@ -14,11 +14,21 @@ from numpy.typing import NDArray
 
 from distcnn.nn import LOSSES, softmax_cross_entropy, squared_error
 from distcnn.nn.gradient_check import loss_gradient_error
-from distcnn.nn.losses import Loss
+from distcnn.nn.losses import Loss, portable_loss
 
 Array = NDArray[np.floating]
 examples = settings(deadline=None, derandomize=True, max_examples=60)
+FORMS: dict[str, Loss] = {
+    **LOSSES,
+    **{f"portable {name}": portable_loss(loss) for name, loss in LOSSES.items()},
+}
+each_form = pytest.mark.parametrize("loss", FORMS.values(), ids=FORMS)
 both = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+both_cross_entropies = pytest.mark.parametrize(
+    "loss",
+    [softmax_cross_entropy, portable_loss(softmax_cross_entropy)],
+    ids=["native", "portable"],
+)
 
 
 @st.composite
@@ -29,7 +39,7 @@ def batches(draw: st.DrawFn) -> tuple[Array, NDArray[np.integer], Array, np.rand
     return 3 * rng.standard_normal((classes, count)), rng.integers(0, classes, count), weights, rng
 
 
-@both
+@each_form
 @examples
 @given(batch=batches())
 def test_gradients_agree_with_finite_differences(
@@ -38,24 +48,26 @@ def test_gradients_agree_with_finite_differences(
     assert loss_gradient_error(loss, *batch) < 1e-5
 
 
-def test_cross_entropy_by_hand() -> None:
+@both_cross_entropies
+def test_cross_entropy_by_hand(loss: Loss) -> None:
     """Softmax of (0, log 3) is (1/4, 3/4); of equal logits, 1/2 each.
 
     Values are sums over examples, not means.
     """
     logits = np.array([[0.0, 5.0], [math.log(3), 5.0]])
-    loss_sum, grad = softmax_cross_entropy(logits, np.array([1, 0]), np.ones(2))
+    loss_sum, grad = loss(logits, np.array([1, 0]), np.ones(2))
     assert loss_sum == pytest.approx(math.log(4 / 3) + math.log(2), rel=1e-14)
     np.testing.assert_allclose(grad, [[0.25, -0.5], [-0.25, 0.5]], rtol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@both_cross_entropies
 @pytest.mark.parametrize("margin", [0.0, 1e-3, 1.0, 20.0, 43.0, 80.0, -1e-3, -20.0, -200.0])
 def test_cross_entropy_is_right_however_small_it_is(
-    margin: float, dtype: type[np.floating]
+    margin: float, dtype: type[np.floating], loss: Loss
 ) -> None:
     logits = np.array([[margin, 5.0], [0.0, 5.0], [0.0, 5.0]], dtype)
-    loss_sum, grad = softmax_cross_entropy(logits, np.array([0, 1]), np.array([1, 0], dtype))
+    loss_sum, grad = loss(logits, np.array([0, 1]), np.array([1, 0], dtype))
     expected = math.log1p(2 * math.exp(-margin))
     assert loss_sum == pytest.approx(expected, rel=1e-6 if dtype is np.float32 else 1e-14, abs=0)
     assert grad[0, 0] == pytest.approx(
@@ -70,7 +82,7 @@ def test_squared_error_by_hand() -> None:
     np.testing.assert_array_equal(grad, [[1, 0], [2, 0], [2, 0]])
 
 
-@both
+@each_form
 def test_examples_of_weight_zero_add_nothing_and_get_a_gradient_of_exactly_zero(loss: Loss) -> None:
     rng = np.random.default_rng(5)
     outputs, labels = rng.standard_normal((4, 6)).astype(np.float32), rng.integers(0, 4, 6)
@@ -92,7 +104,7 @@ def test_examples_of_weight_zero_add_nothing_and_get_a_gradient_of_exactly_zero(
     np.testing.assert_array_equal(grad[:, ~padding], real_grad)
 
 
-@both
+@each_form
 def test_nothing_but_padding_sums_to_exactly_zero(loss: Loss) -> None:
     loss_sum, grad = loss(
         np.random.default_rng(0).standard_normal((3, 4)), np.array([0, 1, 2, 0]), np.zeros(4)
@@ -101,11 +113,12 @@ def test_nothing_but_padding_sums_to_exactly_zero(loss: Loss) -> None:
     assert not grad.any()
 
 
+@both_cross_entropies
 @pytest.mark.parametrize("size", [1e3, 1e30])
-def test_huge_logits_do_not_overflow(size: float) -> None:
+def test_huge_logits_do_not_overflow(size: float, loss: Loss) -> None:
     logits = np.array([[size, -size, 0], [0, 0, size], [-size, size, -size]], np.float32)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        loss_sum, grad = softmax_cross_entropy(logits, np.array([0, 2, 0]), np.ones(3, np.float32))
+        loss_sum, grad = loss(logits, np.array([0, 2, 0]), np.ones(3, np.float32))
     assert loss_sum == pytest.approx(size, rel=1e-6)
     np.testing.assert_array_equal(grad, [[0, 0, -1], [0, 0, 1], [0, 0, 0]])
 
@@ -128,6 +141,27 @@ def test_float32_stays_float32_the_sum_is_a_float_and_the_outputs_are_left_alone
     assert type(loss_sum) is float
     assert grad.dtype == np.float32
     np.testing.assert_array_equal(outputs, [[1, 2], [3, 4]])
+
+
+@both
+def test_a_portable_form_agrees_with_the_native_in_float64_and_knows_what_is_its_own(
+    loss: Loss,
+) -> None:
+    rng = np.random.default_rng(3)
+    outputs = 4 * rng.standard_normal((10, 128)).astype(np.float32)
+    labels, weights = rng.integers(0, 10, 128), np.ones(128, np.float32)
+    expected_sum, expected = loss(outputs.astype(np.float64), labels, weights)
+    loss_sum, grad = portable_loss(loss)(outputs, labels, weights)
+    assert type(loss_sum) is float
+    assert grad.dtype == np.float64
+    assert loss_sum == pytest.approx(expected_sum, rel=1e-14)
+    np.testing.assert_allclose(grad, expected, rtol=1e-13, atol=1e-15)
+
+    def own(outputs: Array, labels: Array, weights: Array) -> tuple[float, Array]:
+        return 0.0, outputs
+
+    assert portable_loss(own) is own
+    assert portable_loss(portable_loss(loss)) is portable_loss(loss)
 
 
 def test_the_losses_have_the_names_of_the_command_line() -> None:

@@ -25,6 +25,7 @@ from distcnn.nn import (
     uniform,
     zeros,
 )
+from distcnn.nn.kernels.activations import OwnLayerKernel
 from distcnn.nn.layer import Array, Shape
 from tests.support.networks import planned, run_twice
 
@@ -233,3 +234,37 @@ def test_a_printed_model_shows_shapes_if_it_fits_mnist() -> None:
     assert "20x24x24" in str(Sequential([Conv2d(20, 5), Flatten(), Dense(10)]))
     too_large = Sequential([Conv2d(20, 35)])
     assert str(too_large) == repr(too_large)
+
+
+@pytest.mark.parametrize("spoil", ["", "unwritten"])
+def test_in_portable_arithmetic_x_is_float64_and_parameters_are_float32(spoil: str) -> None:
+    """So is the output, which the kernel converts; a gradient that is not written is found."""
+
+    class Shift(Layer):
+        def output_shape(self, input_shape: Shape) -> Shape:
+            return input_shape
+
+        def forward(self, x: Array, call: Call) -> Array:
+            assert (x.dtype, call.values["by"].dtype) == (np.float64, np.float32)
+            return (x + call.values["by"][:, np.newaxis]).astype(np.float32)
+
+        def backward(self, grad_output: Array, call: Call) -> Array:
+            assert grad_output.dtype == np.float64
+            if spoil:
+                call.grads["by"][1:] = 0
+            else:
+                call.grads["by"][...] = grad_output[:, 0] + grad_output[:, 1]
+            return grad_output
+
+    kernel = OwnLayerKernel("shift1", Shift(), (2, 2), (2, 2))
+    by, grads = np.array([1, 2], np.float32), np.zeros(2, np.float32)
+    call = Call("shift1", {"by": by}, {"by": grads})
+    y = kernel.forward(np.ones((2, 2)), call)
+    assert y.dtype == np.float64
+    np.testing.assert_array_equal(y, [[2, 2], [3, 3]])
+    if spoil:
+        with pytest.raises(ArgumentError, match="did not write all of the gradient of by"):
+            kernel.backward(np.ones((2, 2)), call, True)
+        return
+    np.testing.assert_array_equal(kernel.backward(np.ones((2, 2)), call, True), np.ones((2, 2)))
+    np.testing.assert_array_equal(grads, [2, 2])

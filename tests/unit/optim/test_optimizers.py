@@ -106,10 +106,11 @@ def naive_adam(
     return value
 
 
+@pytest.mark.parametrize("portable", [False, True], ids=["native", "portable"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_twenty_steps_agree_with_the_formulas_one_number_at_a_time(
-    name: str, weight_decay: float
+    name: str, weight_decay: float, portable: bool
 ) -> None:
     rng = np.random.default_rng(0)
     start, grads, rates = (
@@ -121,7 +122,8 @@ def test_twenty_steps_agree_with_the_formulas_one_number_at_a_time(
     settings: dict[str, Any] = {"weight_decay": weight_decay}
     if name in ("nesterov", "sgd"):
         settings["momentum"] = 0.8
-    optimizer = OPTIMIZERS[name](learning_rate=0.1, **settings).start(values)
+    rule = OPTIMIZERS[name](learning_rate=0.1, **settings)
+    optimizer = (rule.portable() if portable else rule).start(values)
     for grad, rate in zip(grads, rates, strict=True):
         optimizer.step(values, grad.copy(), rate)
     for index, value in enumerate(start.tolist()):
@@ -131,6 +133,19 @@ def test_twenty_steps_agree_with_the_formulas_one_number_at_a_time(
         else:
             expected = naive_sgd(value, column, rates, 0.8, weight_decay, name == "nesterov")
         assert values[index] == pytest.approx(expected, rel=1e-11, abs=1e-12)
+
+
+def test_the_portable_form_of_a_rule_is_equal_to_it_and_inherits_what_a_user_changed() -> None:
+    class Mine(Adam):
+        @property
+        def state_names(self) -> tuple[str, ...]:
+            return (*super().state_names, "more")
+
+    for rule in (SGD(momentum=0.5), Adam(), AdamW(weight_decay=0.1), Mine(beta1=0.5)):
+        assert rule.portable() == rule
+        assert type(rule.portable()) is type(rule)
+        assert repr(rule.portable()) == repr(rule)
+    assert "more" in Mine().portable().start(np.ones(2)).state
 
 
 TORCH_VARIANTS: dict[str, Callable[[Any, Any], Any]] = {

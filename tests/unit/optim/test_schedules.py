@@ -24,14 +24,18 @@ from distcnn.optim import SCHEDULES, Cosine, Linear, OwnSchedule
     ],
 )
 def test_factors_by_hand(name: str, progress: float, factor: float) -> None:
-    assert SCHEDULES[name]().factor(progress) == pytest.approx(factor, rel=1e-14, abs=1e-15)
+    for schedule in (SCHEDULES[name](), SCHEDULES[name]().portable()):
+        assert schedule.factor(progress) == pytest.approx(factor, rel=1e-14, abs=1e-15)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_every_schedule_starts_at_the_peak_and_never_rises(name: str) -> None:
-    rates = [
-        SCHEDULES[name](0).learning_rate(step, peak=0.4, total_steps=100) for step in range(100)
-    ]
+@pytest.mark.parametrize("portable", [False, True], ids=["native", "portable"])
+def test_every_schedule_starts_at_the_peak_and_never_rises(name: str, portable: bool) -> None:
+    native = SCHEDULES[name](0)
+    schedule = native.portable() if portable else native
+    assert schedule == native
+    rates = [schedule.learning_rate(step, peak=0.4, total_steps=100) for step in range(100)]
+    assert {type(rate) for rate in rates} == {float}
     assert rates[0] == 0.4
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] > 0

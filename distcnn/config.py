@@ -395,6 +395,6 @@ FREE = {field.name for field in dataclasses.fields(Config) if field.metadata["fr
 """Fields that any resumed run may change."""
 OF_THE_MACHINE = {
     *("data", "source", "output", "expect_ranks", "stall_timeout", "threads_per_rank", "overlap"),
-    *("checkpoint_every", "keep", "trace", "trace_from", "tensorboard"),
+    *("spot_check", "checkpoint_every", "keep", "trace", "trace_from", "tensorboard"),
 }
 """Fields on which neither the bits of a portable run nor the lines of its receipt depend."""

@@ -140,8 +140,6 @@ def replay(
         receipt, checkpoint, metrics, problem = on_root(
             communicator, lambda: _read(directory, from_step, to_step, say)
         )
-    if receipt.problem:
-        raise Different(receipt.problem)
     last = receipt.last_step if to_step is None else to_step
     begun = checkpoint.step if checkpoint else 0
     run = prepare_replay(source, receipt, begun, communicator, say)
@@ -158,8 +156,10 @@ def prepare_replay(
     source: Source, receipt: Receipt, step: int, communicator: Communicator, say: Report
 ) -> Run:
     """The run with the configuration of ``step``, at its first step; ``Different`` when its image
-    set or initial weights are not the recorded ones. Collective.
+    set or initial weights are not the recorded ones, or the receipt was changed. Collective.
     """
+    if receipt.problem:
+        raise Different(receipt.problem)
     directory, config = source.directory, receipt.configuration_at(step)
     given: dict[str, Any] = {"model": source.model} if source.model else {}
     own = config.own_code

@@ -145,7 +145,7 @@ def differences_of_settings(one: Records, other: Records) -> list[str]:
     """What differs in configuration, data, software and environment, a line each."""
     names = one.name, other.name
     starts = one.receipt.starts, other.receipt.starts
-    sessions = starts
+    sessions = one.receipt.sessions, other.receipt.sessions
     lines = _configuration(one, other)
     first = [each[0].get("model_sources", {}) for each in starts]
     if changes := str(compare_sources(*first)):

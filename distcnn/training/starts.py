@@ -84,7 +84,7 @@ def record_start(
             directory.environment.begin_with(whole_lines_of(point.directory / ENVIRONMENT))
         directory.environment.add({"kind": kind, "step": step, **start})
         start = portable_part(start)
-        last = parsed.receipt.starts[-1] if parsed else {}
+        last = parsed.receipt.starts[-1] if parsed and parsed.receipt.starts else {}
         if start == {name: last[name] for name in last if name not in ("kind", "step")}:
             return
     directory.add_receipt(kind, step, **start)

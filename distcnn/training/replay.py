@@ -20,7 +20,7 @@ from distcnn.training.checkpointing import restore_checkpoint
 from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
-from distcnn.training.fingerprint import deciding, differences
+from distcnn.training.fingerprint import deciding_differences
 from distcnn.training.loop import Loop
 from distcnn.training.receipt import Line, Receipt, read_receipt
 from distcnn.training.results import RECEIPT, RESULT, RunResult
@@ -284,12 +284,8 @@ def _compare_initial_weights(receipt: Receipt, run: Run) -> None:
 def warn_of_changes(receipt: Receipt, run: Run, say: Report) -> None:
     """Warn of each start of the run on other software, or with another source of own code."""
     before: list[str] = []
-    is_portable = run.config.is_portable
     for line in receipt.sessions:
-        before_it, now = (
-            deciding(software, is_portable) for software in (line.get("software", {}), run.software)
-        )
-        found = differences(before_it, now)
+        found = deciding_differences(line.get("software", {}), run.software, run.config.is_portable)
         recorded = line.get("model_sources", run.model_sources)
         if changes := str(compare_sources(recorded, run.model_sources)):
             found.append(f"the source of model {run.config.model!r}: {changes}")

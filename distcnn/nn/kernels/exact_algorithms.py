@@ -45,6 +45,8 @@ class ExactAlgorithm(Algorithm, Protocol):
     """To which the images are rounded."""
     grad_bits: int
     """To which the gradients of the output are rounded."""
+    weight_bound: float
+    """Of the latest rounded weights."""
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         """Write U, rounded, to ``transformed``, for ``weight`` (O, C, kh, kw)."""
@@ -78,7 +80,7 @@ class ExactIm2col(TiledIm2col):
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         first, *others = transformed  # the same for all points
-        round_to_grid(weight.swapaxes(1, 2), self._bits.weights, first)
+        self.weight_bound = round_to_grid(weight.swapaxes(1, 2), self._bits.weights, first)
         for copy in others:
             np.copyto(copy, first)
 
@@ -118,7 +120,7 @@ class ExactWinograd(Winograd):
         self._product_bits = PRECISION - bits_of_transform(self._a_transposed)
         self._grad_row_bits = PRECISION - bits_of_transform(self._b)
         self._weight_gradient_bits = PRECISION - bits_of_transform(self._numerators.T)
-        self._weight_bound = self._row_bound = math.nan
+        self.weight_bound = self._row_bound = math.nan
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         rounded = np.empty(weight.shape)
@@ -126,17 +128,17 @@ class ExactWinograd(Winograd):
         by_column = rounded.transpose(3, 0, 2, 1).reshape(weight.shape[3], -1)
         numerators = (self._numerators @ by_column).reshape(transformed.shape)
         np.divide(numerators, self._denominators, out=transformed)
-        self._weight_bound = round_to_grid(transformed, self._bits.weights, transformed)
+        self.weight_bound = round_to_grid(transformed, self._bits.weights, transformed)
 
     def begin_forward(self, input_bound: float) -> None:
         self._row_bound = input_bound * self._row_growth
-        product_bound = self._row_bound * self._weight_bound * self._product_growth
+        product_bound = self._row_bound * self.weight_bound * self._product_growth
         self._row_anchor = anchor(self._row_bound, self._bits.rows)
         self._product_anchor = anchor(product_bound, self._product_bits)
 
     def begin_backward(self, grad_bound: float) -> None:
         bound = grad_bound * self._grad_growth
-        row_bound = bound * self._weight_bound * self._input_gradient_growth
+        row_bound = bound * self.weight_bound * self._input_gradient_growth
         self._gradient_anchor = anchor(bound, self._bits.gradients)
         self._grad_row_anchor = anchor(row_bound, self._grad_row_bits)
 

@@ -157,8 +157,9 @@ def test_the_order_of_sums_matters_to_native_arithmetic_only(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("layer", "more"),
-    # Winograd's operands stay some bits below their bounds, which hold for any images.
-    [(Conv2d(3, 3), 1), (Dense(100), 1), (Conv2d(30, 3), 4), (Conv2d(30, (3, 5)), 4)],
+    # Winograd's operands stay some bits below their bounds, which hold for any images. A dense
+    # layer has the bits for all its features, but takes them in three blocks.
+    [(Conv2d(3, 3), 1), (Dense(100), 2), (Conv2d(30, 3), 4), (Conv2d(30, (3, 5)), 4)],
 )
 def test_every_product_is_exact_and_with_more_bits_an_operand_not(
     layer: Layer, more: int, monkeypatch: pytest.MonkeyPatch

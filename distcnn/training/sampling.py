@@ -15,7 +15,6 @@ import numpy as np
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.checkpoints.weights import array_sha256
-from distcnn.config import FREE
 from distcnn.distributed import Communicator, on_root
 from distcnn.errors import InputError
 from distcnn.random_streams import SAMPLE, generator
@@ -196,7 +195,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
     config = {
         f"{name}:": value
         for name, value in asdict(parsed.config).items()
-        if name not in FREE | {"model"}  # --model may give it another name
+        if name not in parsed.config.free | {"model"}  # --model may give it another name
     }
     return {
         **hashes,

@@ -97,6 +97,9 @@ def test_a_stretch_without_recorded_weights_is_compared_with_its_checkpoint(
         sample(checked_copy)
 
 
+OTHER_RECEIPT = '{"kind": "start", "step": 0, "configuration": {}}\n'
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -105,7 +108,7 @@ def test_a_stretch_without_recorded_weights_is_compared_with_its_checkpoint(
         (with_text("configuration", momentum=0.5), "momentum: 0.5 in its checkpoint, but 0.9 in"),
         (with_text("dataset", content_sha256="0"), "content_sha256: 0 in its checkpoint, but"),
         (
-            lambda found: replace(found, texts={**found.texts, "receipt": "{}\n"}),
+            lambda found: replace(found, texts={**found.texts, "receipt": OTHER_RECEIPT}),
             "receipt.jsonl does not begin with the lines in the checkpoint of step 9",
         ),
         (

@@ -173,7 +173,7 @@ def differences_of_settings(one: Records, other: Records) -> list[str]:
         ]
 
     missing = "not recorded"
-    sources = (each.receipt.starts[-1].get("model_sources", {}) for each in (one, other))
+    sources = (each.receipt.sessions[-1].get("model_sources", {}) for each in (one, other))
     changes = str(compare_sources(*sources))
     return [
         *_configuration(one, other),

@@ -333,6 +333,11 @@ class Config:
             self.reduction != "fast" or self.global_batch_size < 2**24,
             "smaller: --reduction fast supports global batches below 2^24 examples",
         )
+        self._require(
+            "reduction",
+            self.reduction == "exact" or self.arithmetic == NATIVE,
+            "exact, as --arithmetic portable keeps the bits on any number of ranks",
+        )
         for name in ("map", "normalisation"):
             needs = name == "map" or self.normalisation == "weights"
             if needs and getattr(self, name) and not self.initial_weights:
@@ -395,6 +400,6 @@ FREE = {field.name for field in dataclasses.fields(Config) if field.metadata["fr
 """Fields that any resumed run may change."""
 OF_THE_MACHINE = {
     *("data", "source", "output", "expect_ranks", "stall_timeout", "threads_per_rank", "overlap"),
-    *("checkpoint_every", "keep", "trace", "trace_from", "tensorboard"),
+    *("checkpoint_every", "keep", "trace", "trace_from", "tensorboard", "spot_check"),
 }
 """Fields on which neither the bits of a portable run nor the lines of its receipt depend."""

@@ -102,7 +102,7 @@ class Network:
 
     def summary(self) -> str:
         """The layers with output shapes and parameters, and the buffers' memory, as text."""
-        return self.model.summary(self.image_shape, self._microbatch.size)
+        return self.model.summary(self.image_shape, self._microbatch.size, self.arithmetic)
 
     __str__ = summary
 

@@ -141,7 +141,7 @@ def verify_steps(
     left = on_root(communicator, lambda: unchecked(source.directory, replayed))
     return [
         f"identical: steps {replayed.from_step} to {replayed.to_step}"
-        f" (compared: {compared([replayed])})",
+        f" (compared: {replayed.compared})",
         f"not checked: {'; '.join(left)}",
     ]
 
@@ -162,13 +162,10 @@ def verify_sample(
     left = on_root(communicator, lambda: unchecked(source.directory, replayed[-1], whole=True))
     if drawn < all_of:
         left.insert(0, f"the other {counted(all_of - drawn, 'stretch')}")
-    checkpoints = sum(each.ends_in_checkpoint for each in plan.drawn)
     share = f"{100 * plan.steps_drawn / plan.steps:.0f} %"
     return [
         f"identical: {drawn} of {counted(all_of, 'stretch')}, {plan.steps_drawn:,} of"
-        f" {counted(plan.steps, 'step')} ({share}), drawn with"
-        f" --sample-seed {seed} (compared: {compared(replayed)},"
-        f" {counted(checkpoints, 'checkpoint')})",
+        f" {counted(plan.steps, 'step')} ({share}), drawn with --sample-seed {seed}",
         f"not checked: {'; '.join(left)}",
     ]
 
@@ -178,37 +175,31 @@ def verify_pair(
 ) -> int:
     """Print where two runs part, and what differs between them; the exit code."""
     with Span(READ_RUN):
-        first, second = on_root(
+        records = on_root(
             communicator, lambda: (read_records(one.directory), read_records(other.directory))
         )
-    for records in (first, second):
-        say(f"{records.name}: {records.extent}")
-    same = "configuration, data, software and environment: no difference"
-    for line in differences_of_settings(first, second) or [same]:
+    for each in records:
+        say(f"{each.name}: {each.extent}")
+    none = "configuration, data, software and environment: no difference"
+    for line in differences_of_settings(*records) or [none]:
         say(line)
-    found, ends = (
-        compare_records(first, second),
-        (first.receipt.last_step, second.receipt.last_step),
-    )
-    if not (text := different_networks(first, second)) and found.part_at is None:
-        if ends[0] == ends[1] and found.compared:
-            say(f"identical: steps 0 to {ends[0]} ({found.text})")
-            return IDENTICAL
-        text = f"{first.name} ends at step {ends[0]}, {second.name} at step {ends[1]}"
-        text += f"; until then all that both recorded is the same ({found.text})"
-    if text:
-        say(f"different: {text}")
-        return DIFFERENT
-    assert found.part_at is not None
-    before = (
-        f"the same up to step {found.same_until}, but not" if found.compared else "not the same"
-    )
-    say(f"records: {before} at step {found.part_at}: {found.difference}")
-    if found.weights_part:
-        say(f"records: the first weights that differ: {found.weights_part}")
-    text = f"step {found.part_at}: {found.difference}"
-    if not records_only:
-        text = find_parting((one, other), (first, second), found, communicator, say)
+    found, lengths = compare_records(*records), [each.receipt.last_step for each in records]
+    if networks := different_networks(*records):
+        text = networks
+    elif found.differing:
+        for line in found.lines():
+            say(line)
+        text = found.text
+        if not records_only:
+            text = find_parting((one, other), records, found, communicator, say)
+    elif not found.agreeing:
+        text = "there is no step of which both have recorded the weights or the loss"
+    elif lengths[0] == lengths[1]:
+        say(f"identical: steps 0 to {lengths[0]} ({found.compared})")
+        return IDENTICAL
+    else:
+        ends = (f"{each.name} ends at step {each.receipt.last_step}" for each in records)
+        text = f"{', '.join(ends)}; all that both recorded is the same ({found.compared})"
     say(f"different: {text}")
     return DIFFERENT
 
@@ -220,13 +211,6 @@ def check_files(run: Path, replayed: Replayed, communicator: Communicator) -> No
             problem = on_root(communicator, lambda: problem_of_files(run, replayed.receipt, result))
         if problem:
             raise Different(f"step {replayed.to_step}: {problem}")
-
-
-def compared(replayed: Sequence[Replayed]) -> str:
-    """How many lines of the receipt were compared, as text."""
-    kinds = [line["kind"] for each in replayed for line in each.lines]
-    hashes, epochs = kinds.count("weights"), kinds.count("epoch")
-    return f"{counted(hashes, 'weight hash')}, {counted(epochs, 'epoch')}"
 
 
 def unchecked(run: Path, replayed: Replayed, whole: bool = False) -> list[str]:

@@ -119,12 +119,13 @@ class Sequential:
         """
         return Plan(self, tuple(input_shape), microbatch_size, parameters, arithmetic)
 
-    def summary(self, input_shape: Shape, microbatch_size: int) -> str:
+    def summary(self, input_shape: Shape, microbatch_size: int, arithmetic: str = NATIVE) -> str:
         """Each layer with its output's shape and parameters, and the memory of a plan, as text. The
         plan is made to be measured, and freed.
         """
         shapes, parameters = self.shapes(input_shape), self.allocate(input_shape)
-        plan, total = self.plan(input_shape, microbatch_size, parameters), parameters.values.size
+        plan = self.plan(input_shape, microbatch_size, parameters, arithmetic)
+        total = parameters.values.size
         sizes = [end - start for start, end in pairwise([*parameters.layer_starts, total])]
         rows = [("layer", "", "output", "parameters"), ("input", "", _shown(shapes[0]), "")]
         rows += [

@@ -39,7 +39,9 @@ def ledger(run: RunRecords) -> list[str]:
     ]
     end = "where the run ended" if run.receipt.ended else "before the end of the run"
     last = f"The receipt goes up to step {run.receipt.last_step:,}, {end}."
-    return [*told, _compared_ranks(run), last]
+    problem = run.receipt.problem
+    broken = [f"The receipt is not as it was written: {problem}."] if problem else []
+    return [*told, _compared_ranks(run), last, *broken]
 
 
 def _epochs(run: RunRecords) -> list[Line]:
@@ -64,6 +66,10 @@ def _compared_ranks(run: RunRecords) -> str:
 def hashes(run: RunRecords, inspection: Inspection) -> Table:
     """The hashes that identify the run, and what was found when the page was made."""
     rows = [("All examples of the image set", str(run.recorded("dataset", "content_sha256")))]
+    if run.receipt:
+        found, recorded = run.receipt.sha256, run.result.receipt_sha256 if run.result else ""
+        wrong = ": not the recorded one" if recorded not in ("", found) else ""
+        rows.append(("The whole receipt, by its last line", f"{found}{wrong}"))
     if result := run.result:
         found, listed = inspection.weights_sha256, (run.path / SHA256SUMS).exists()
         same = "the same" if found == result.params_sha256 else f"{found}: not the recorded one"

@@ -21,6 +21,7 @@ from distcnn.cli.parser import Parser
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import SUMS, Allreduce, BucketReducer, Communicator, on_root, plan_buckets
+from distcnn.distributed.blas_threads import blas_thread_count
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
@@ -85,7 +86,7 @@ def measure(run: Run, steps: int) -> Result:
         reduction=config.reduction,
         overlap=config.overlap,
         hosts=communicator.hosts,
-        crowd=oversubscription(everyone, int(config.threads_per_rank)),
+        crowd=oversubscription(everyone, blas_thread_count()),
         processor=processor(),
         mpi=communicator.description,
         software=run.software,

@@ -19,7 +19,6 @@ from distcnn.nn import Plan, numpy_settings
 from distcnn.nn.layer import Array
 from distcnn.system.wording import counted, first_few
 from distcnn.training.comparison import Different, Noting, read_metrics
-from distcnn.training.receipt import Receipt
 from distcnn.training.replay import Replay, Source, prepare_replay
 from distcnn.training.run_comparison import Records, RecordsCompared, first_and_more
 from distcnn.training.run_directory import CHECKPOINTS
@@ -30,48 +29,25 @@ AnyArray = NDArray[np.generic]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run that can be replayed here."""
+class Side:
+    """One of two runs, ready to be replayed."""
 
     source: Source
-    receipt: Receipt
+    records: Records
     run: Run
     threads: int
-    """Its BLAS threads, which belong to the process."""
+    """Its BLAS threads, whose number is the process's."""
 
     @property
     def name(self) -> str:
-        return str(self.source.directory)
+        return self.records.name
 
-
-def prepare(
-    source: Source, receipt: Receipt, communicator: Communicator, say: Report
-) -> Prepared | str:
-    """The run, or why it cannot be replayed here, as text. Collective."""
-
-    def report(text: str) -> None:
-        say(f"{source.directory}: {text}")
-
-    try:
-        run = prepare_replay(source, receipt, 0, communicator, report)
-    except (JointError, Different) as error:
-        return str(error)
-    return Prepared(source, receipt, run, blas_thread_count())
-
-
-@dataclass(frozen=True)
-class Parting:
-    """What replaying two runs side by side has shown."""
-
-    first: int
-    last: int
-    """The steps that were replayed; the last is that in which they parted."""
-    where: str
-    """What differs first, as the end of a text that begins with the step; empty if both replays
-    have the same weights to the end.
-    """
-    problems: tuple[str, str]
-    """For each run, the first of its records that its replay did not reproduce, if any."""
+    def begin(self, checkpoint: Checkpoint | None, last: int) -> Replay:
+        """Its replay from ``checkpoint`` to step ``last``, which notes what is not as recorded."""
+        directory = self.source.directory
+        metrics = on_root(self.run.communicator, lambda: read_metrics(directory, checkpoint, last))
+        receipt = self.records.receipt
+        return Replay(self.source, receipt, self.run, checkpoint, last, metrics, Noting)
 
 
 def find_parting(
@@ -86,127 +62,99 @@ def find_parting(
     ``say`` takes lines on the way: what cannot be replayed, and whose records this machine
     reproduces.
     """
-    recorded = f"step {found.part_at}: {found.difference}"
-    one, other = (
-        prepare(source, each.receipt, communicator, say)
-        for source, each in zip(sources, records, strict=True)
-    )
-    for source, side in zip(sources, (one, other), strict=True):
-        if isinstance(side, str):
-            say(f"{source.directory} cannot be replayed here: {side}")
-    if isinstance(one, str) or isinstance(other, str):
-        return f"{recorded} (from the records; where the runs part, only replaying both can tell)"
+    sides = []
+    for source, each in zip(sources, records, strict=True):
+        try:
+            run = prepare_replay(source, each.receipt, 0, communicator, say)
+            sides.append(Side(source, each, run, blas_thread_count()))
+        except (JointError, Different) as error:
+            say(f"{each.name} cannot be replayed here: {error}")
+    if len(sides) < len(sources):
+        return f"{found.text} (from the records; where the runs part, only replaying both can tell)"
+    one, other = sides
     if shapes := different_shapes(one, other):
         return shapes
-    for line in _layers_of_one(one, other):
-        say(line)
+    for side, without in ((one, other), (other, one)):
+        if alone := [name for name in side.run.model.names if name not in without.run.model.names]:
+            say(f"layers only in {side.name}: {first_few(alone)}")
     assert found.part_at is not None
-    parting = replay_until_they_part(one, other, found.part_at, say)
-    for each, problem in zip(records, parting.problems, strict=True):
-        lines = (*each.metrics, *each.receipt.lines)
-        if problem:
-            say(f"{each.name}: this machine does not reproduce its records: {problem}")
-        elif any(parting.first < line["step"] <= parting.last for line in lines):
-            say(f"{each.name}: this machine reproduces its records up to step {parting.last}")
-    if parting.where:
-        return f"step {parting.last}{parting.where}"
-    same = f"{recorded}; replayed here, both have the same weights up to step {parting.last}"
-    match [side.name for side, bad in zip((one, other), parting.problems, strict=True) if bad]:
-        case []:
-            return same
-        case [name]:
-            return (
-                f"{same}: the records of {name} were made on a machine that computes other bits, or"
-                " were changed"
-            )
-    return f"{same}, as neither has in its records: they were made on other machines, or changed"
+    return _replay_both((one, other), found.part_at, found.text, say)
 
 
-def different_shapes(one: Prepared, other: Prepared) -> str:
+def different_shapes(one: Side, other: Side) -> str:
     """A text if the networks have other parameters; else empty."""
-    before, now = (
+    shapes = [
         {name: each.shape for name, each in side.run.parameters.described.items()}
         for side in (one, other)
-    )
-    for name in {**before, **now}:
-        if before.get(name) != now.get(name):
-            shapes = (
-                f"{found[name]} in {side.name}" if name in found else f"missing in {side.name}"
-                for found, side in ((before, one), (now, other))
-            )
-            return f"the networks have different parameters: {name} is {', '.join(shapes)}"
+    ]
+    for name in {**shapes[0], **shapes[1]}:
+        before, now = (found.get(name, "missing") for found in shapes)
+        if before != now:
+            where = f"{name} is {before} in {one.name}, {now} in {other.name}"
+            return f"the networks have different parameters: {where}"
     return ""
 
 
-def _layers_of_one(one: Prepared, other: Prepared) -> Iterator[str]:
-    """Lines on layers, such as one without parameters, that only one of the runs has."""
-    for side, without in ((one, other), (other, one)):
-        if alone := [name for name in side.run.model.names if name not in without.run.model.names]:
-            yield f"layers only in {side.name}: {first_few(alone)}"
-
-
-def replay_until_they_part(one: Prepared, other: Prepared, last: int, say: Report) -> Parting:
+def _replay_both(sides: tuple[Side, Side], last: int, recorded: str, say: Report) -> str:
     """Replay both, from the latest checkpoint that is the same in both, to step ``last`` at most,
-    and compare the weights after every step. Collective.
+    and compare their states after every step; where they part, as text. Collective.
     """
-    communicator, sides = one.run.communicator, (one, other)
+    one, other = sides
+    communicator = one.run.communicator
     begins = on_root(communicator, lambda: _common_checkpoint(one, other, last))
-    first, second = (_replay(side, begin, last) for side, begin in zip(sides, begins, strict=True))
-    begun = first.begun
+    replays = one.begin(begins[0], last), other.begin(begins[1], last)
+    begun = step = replays[0].begun
     ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
     say(f"replaying both on {ranks}: from step {begun} on, to step {last} at most")
-    step, replays = begun, (first, second)
-    where = _different_state(replays)
-    if where:
-        where = f": they begin with {where}"
+    state = _different_state(replays)
+    where = f": they begin with {state}" if state else ""
     while step < last and not where:
-        before = one.run.parameters.values.copy()
-        where = _go_on(sides, replays, step + 1)
-        step += 1
+        step, before = step + 1, one.run.parameters.values.copy()
+        where = _go_on(sides, replays, step)
         if not where and (state := _different_state(replays)):
             where = f"{explain(one, other, step - 1, before)}; after the step, {state}"
-    problems = [first.comparison.problem, second.comparison.problem]
-    if not where:
-        for index, replay in enumerate(replays):
-            limit_blas_threads(sides[index].threads)
-            try:
-                replay.finish()
-                problems[index] = replay.comparison.problem
-            except Different as difference:
-                problems[index] = str(difference)
-    return Parting(begun, step, where, (problems[0], problems[1]))
+    changed = []
+    for side, replay in zip(sides, replays, strict=True):
+        lines = (*side.records.metrics, *side.records.receipt.lines)
+        if problem := replay.comparison.problem:
+            changed.append(side.name)
+            say(f"{side.name}: this machine does not reproduce its records: {problem}")
+        elif any(begun < line["step"] <= step for line in lines):
+            say(f"{side.name}: this machine reproduces its records up to step {step}")
+    if where:
+        return f"step {step}{where}"
+    made = "made on a machine that computes other bits, or changed"
+    return f"{recorded}; replayed here, both are the same up to step {step}" + (
+        f": the records of {' and '.join(changed)} were {made}" if changed else ""
+    )
 
 
 def _common_checkpoint(
-    one: Prepared, other: Prepared, last: int
+    one: Side, other: Side, last: int
 ) -> tuple[Checkpoint | None, Checkpoint | None]:
     """The latest checkpoints of one step before ``last`` with the same weights and optimizer."""
     first, second = (CheckpointStore(side.source.directory / CHECKPOINTS) for side in (one, other))
-    steps = set(first.steps()) & set(second.steps())
-    for step in sorted((each for each in steps if each < last), reverse=True):
+    for step in sorted({*first.steps()} & {*second.steps()}, reverse=True):
         with suppress(CheckpointError, InputError):
             pair = first.load(step), second.load(step)
             before, now = (
-                {name: array_sha256(found.arrays[name]) for name in found.arrays} for found in pair
+                {name: array_sha256(values) for name, values in found.arrays.items()}
+                for found in pair
             )
-            counts = {found.attributes.get("optimizer_steps") for found in pair}
-            if before == now and len(counts) == 1:
+            if step < last and before == now:
                 return pair
     return None, None
 
 
-def _replay(side: Prepared, begin: Checkpoint | None, last: int) -> Replay:
-    directory, communicator = side.source.directory, side.run.communicator
-    metrics = on_root(communicator, lambda: read_metrics(directory, begin, last))
-    return Replay(side.source, side.receipt, side.run, begin, last, metrics, Noting)
-
-
-def _go_on(sides: tuple[Prepared, Prepared], replays: tuple[Replay, Replay], step: int) -> str:
+def _go_on(sides: tuple[Side, Side], replays: tuple[Replay, Replay], step: int) -> str:
     """Take both to ``step``; why that is not possible, as text, if it is not."""
     for side, replay in zip(sides, replays, strict=True):
         limit_blas_threads(side.threads)
         try:
-            replay.go_to(step, end_epoch=False)
+            if step == replay.last:
+                replay.finish()
+            else:
+                replay.go_to(step, end_epoch=False)
         except Different as difference:
             return f": {side.name}: {difference}"
         if replay.state.step < step:
@@ -216,17 +164,16 @@ def _go_on(sides: tuple[Prepared, Prepared], replays: tuple[Replay, Replay], ste
 
 def _different_state(replays: tuple[Replay, Replay]) -> str:
     """What differs between two states, as text: weights, optimizer or the latest loss."""
-    runs = [replay.run for replay in replays]
-    vectors = [{"weights": run.parameters.values} for run in runs]
-    for run, own in zip(runs, vectors, strict=True):
-        own |= run.training_step.updater.state
-    for name in vectors[0].keys() & vectors[1].keys():
+    one, other = (
+        {"weights": replay.run.parameters.values, **replay.run.training_step.updater.state}
+        for replay in replays
+    )
+    for name in [each for each in one if each in other]:
         before, now = (
-            run.parameters.named(own[name]) for run, own in zip(runs, vectors, strict=True)
+            replay.run.parameters.named(vectors[name])
+            for replay, vectors in zip(replays, (one, other), strict=True)
         )
-        if different := [
-            parameter for parameter in before if gap(before[parameter], now[parameter])
-        ]:
+        if different := [each for each in before if gap(before[each], now[each])]:
             return f"other {name}: {first_and_more(different)}"
     return "" if replays[0].last_loss == replays[1].last_loss else "another loss"
 
@@ -247,7 +194,7 @@ def gap(one: AnyArray, other: AnyArray) -> str:
 # -- one step in detail
 
 
-def explain(one: Prepared, other: Prepared, at: int, before: Array) -> str:
+def explain(one: Side, other: Side, at: int, before: Array) -> str:
     """What differs first in step ``at`` (from 0), which both begin with the weights ``before``: the
     end of a text that begins with the step. Collective.
     """
@@ -259,22 +206,17 @@ def explain(one: Prepared, other: Prepared, at: int, before: Array) -> str:
     own = _first_shard(one, other, at)
     if first := min((each for each in runs[0].communicator.allgather(own) if each), default=None):
         return ", shard {}: {}".format(*first)
-    named = [run.parameters.named(gradient) for run, gradient in zip(runs, gradients, strict=True)]
-    for name, gradient in named[0].items():
-        if found := gap(gradient, named[1][name]):
-            return (
-                f": each shard's gradients are the same, but the sum of those of {name} differs:"
-                f" {found}"
-            )
+    for name, span in one.run.parameters.slices.items():
+        if found := gap(gradients[0][span], gradients[1][span]):
+            same = "each shard's gradients are the same"
+            return f": {same}, but the sum of those of {name} differs: {found}"
+    what = "the optimizer's update differs: its settings or state"
     if rates[0] != rates[1]:
-        return (
-            f": the gradients are the same, but the learning rate is {rates[0]:.6g} in {one.name},"
-            f" {rates[1]:.6g} in {other.name}"
-        )
-    return ": the gradients are the same, but the optimizer's update differs: its settings or state"
+        what = f"the learning rate is {rates[0]:.6g} in {one.name}, {rates[1]:.6g} in {other.name}"
+    return f": the gradients are the same, but {what}"
 
 
-def _first_shard(one: Prepared, other: Prepared, at: int) -> tuple[int, str] | None:
+def _first_shard(one: Side, other: Side, at: int) -> tuple[int, str] | None:
     """The first of this rank's shards that differs, and what of it does."""
     sides = one, other
     plans = [side.run.training_step.lane.plan.unfused() for side in sides]
@@ -292,7 +234,7 @@ def _first_shard(one: Prepared, other: Prepared, at: int) -> tuple[int, str] | N
     return None
 
 
-def _arrays(side: Prepared, plan: Plan, at: int, shard: int) -> Iterator[tuple[str, AnyArray]]:
+def _arrays(side: Side, plan: Plan, at: int, shard: int) -> Iterator[tuple[str, AnyArray]]:
     """Every array of a shard's forward and backward, each valid until the next is asked for."""
     training_step = side.run.training_step
     microbatch = training_step.lane.microbatch

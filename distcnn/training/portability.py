@@ -52,7 +52,7 @@ def _parts(
 
 def _name(part: Any) -> str:
     name = getattr(part, "__name__", type(part).__name__)
-    return "of a lambda" if name == "<lambda>" else str(name)
+    return "(a lambda)" if name == "<lambda>" else str(name)
 
 
 def _warning(what: str, found: list[Operation]) -> str:

@@ -74,15 +74,18 @@ class Recording:
     def start_backward(self, grad_output: Array, out: Array) -> Recording:
         """As of ``Plan``."""
         self._backward, self._out = self._plan.start_backward(grad_output, out), out
-        self._complete_from = self._noted_from = out.size
+        self._complete_from, self._noted_from, self._latest = out.size, out.size, ""
         return self
 
     def advance(self, until: int) -> None:
         """As of ``Backward``."""
         while self._complete_from > until and (layer := self._backward.next_layer()):
-            self._complete_from = self._starts[layer]
-            name = f"input gradient of {self._layers[layer]} (backward)"
-            self._note(name, self._backward.gradient)
+            self._complete_from, self._latest = self._starts[layer], self._input_gradient(layer)
+            self._note(self._latest, self._backward.gradient)
+        if (
+            until == 0 and self._latest
+        ):  # the first trained layer leaves the gradient of its output there
+            self.checksums[self._latest] = None
         for parameter, span in self._plan.parameters.slices.items():
             if until <= span.start < self._noted_from:
                 self._note(f"gradient of {parameter} (backward)", self._out[span])
@@ -95,11 +98,14 @@ class Recording:
         """All that will be noted."""
         yield from (f"output of {layers} (forward)" for layers in self._layers.values())
         yield from ("loss", "gradient of the loss")
-        for stage, layers in reversed(self._layers.items()):
+        for stage in reversed(self._layers):
             for parameter in self._plan.parameters.slices:
                 if parameter.startswith(f"{stage}."):
                     yield f"gradient of {parameter} (backward)"
-            yield f"input gradient of {layers} (backward)"
+            yield self._input_gradient(stage)
+
+    def _input_gradient(self, layer: str) -> str:
+        return f"input gradient of {self._layers[layer]} (backward)"
 
 
 def _layers_of_stages(plan: Plan) -> Iterator[tuple[str, str]]:

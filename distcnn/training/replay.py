@@ -48,6 +48,13 @@ class Replayed:
     result: RunResult | None
     """The expected ``result.json``, if the replay reached the end of a finished run."""
 
+    @property
+    def compared(self) -> str:
+        """How much of the receipt, as text."""
+        kinds = [line["kind"] for line in self.lines]
+        hashes, epochs = kinds.count("weights"), kinds.count("epoch")
+        return f"{counted(hashes, 'weight hash')}, {counted(epochs, 'epoch')}"
+
 
 @dataclass(frozen=True)
 class Source:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from distcnn.config import as_flag
 from distcnn.system.files import read_bytes, reading
 from distcnn.system.wording import counted, first_few
 from distcnn.training.line_files import SPEED
 from distcnn.training.receipt import MALFORMED, Line, Receipt, read_receipt, whole_lines
-from distcnn.training.results import METRICS
+from distcnn.training.results import METRICS, RECEIPT
 from distcnn.user_code import compare_sources
 
 NOT_COMPARED = {"output", "source", "expect_ranks"}
 """Settings of one start alone."""
-LOCATIONS = {"path", "source"}
-"""What the record of an image set may have that says nothing on its content. (Its content_sha256
-depends on how it is shared out among shards and microbatches.)
-"""
 ORDER = ("step", "weights", "epoch", "end")
 """Kinds of lines, in the order in which those of one step are made."""
-Key = tuple[int, int, str, int]
-"""Step, place in ``ORDER``, where the line is, and for means over steps: since which step."""
+
+
+class Key(NamedTuple):
+    """What a line is on; only lines on the same can be compared."""
+
+    step: int
+    place: int
+    """In ``ORDER``."""
+    file: str
+    since: int
+    """Of a mean over steps, the step after which it begins."""
 
 
 @dataclass(frozen=True)
@@ -57,42 +62,50 @@ def read_records(directory: Path) -> Records:
 class RecordsCompared:
     """How far the lines agree that both runs have recorded."""
 
-    compared: list[str]
-    """The kind of each line that was compared and agrees."""
-    same_until: int | None
-    """The last step at which they agree; None if there is none before they part."""
-    part_at: int | None
-    """The first step at which they do not; None if there is none."""
-    difference: str
-    """The first value that differs there, as text."""
-    weights_part: str
-    """The first recorded weights that differ, as text; empty if none do."""
+    agreeing: list[Key]
+    """The lines before the first that differs, or all."""
+    differing: list[tuple[Key, str]]
+    """Those that differ, with their first value that does."""
+
+    @property
+    def compared(self) -> str:
+        """What agrees, as text."""
+        hashes = sum(ORDER[key.place] == "weights" for key in self.agreeing)
+        others = counted(len(self.agreeing) - hashes, "other line")
+        return f"compared: {counted(hashes, 'weight hash')}, {others}"
+
+    @property
+    def part_at(self) -> int:
+        """The step of the first line that differs."""
+        return self.differing[0][0].step
 
     @property
     def text(self) -> str:
-        """What was compared."""
-        hashes = self.compared.count("weights")
-        others = counted(len(self.compared) - hashes, "other line")
-        return f"compared: {counted(hashes, 'weight hash')}, {others}"
+        """The first difference."""
+        return f"step {self.part_at}: {self.differing[0][1]}"
+
+    def lines(self) -> Iterator[str]:
+        """Lines on what differs."""
+        before = [key.step for key in self.agreeing if key.step < self.part_at]
+        until = f"the same up to step {before[-1]}; " if before else ""
+        yield f"records: {until}{self.text}"
+        for key, text in self.differing:
+            if ORDER[key.place] == "weights":
+                if text != self.differing[0][1]:
+                    yield f"records: the first weights that differ: step {key.step}: {text}"
+                break
 
 
 def compare_records(one: Records, other: Records) -> RecordsCompared:
     """Compare every line that both have."""
-    first, second = _points(one), _points(other)
-    agree: list[Key] = []
-    part_at, text, weights = None, "", ""
+    first, second = _lines(one), _lines(other)
+    found = RecordsCompared([], [])
     for key in sorted(first.keys() & second.keys()):
-        found = _difference(first[key], second[key], (one.name, other.name))
-        if not found and part_at is None:
-            agree.append(key)
-        elif found and part_at is None:
-            part_at, text = key[0], found
-        if found and key[1] == ORDER.index("weights"):
-            weights = f"step {key[0]}: {found}"
-            break
-    kinds = [ORDER[place] for _, place, *_ in agree]
-    until = [step for step, *_ in agree if part_at is None or step < part_at]
-    return RecordsCompared(kinds, until[-1] if until else None, part_at, text, weights)
+        if difference := _difference(first[key], second[key], (one.name, other.name)):
+            found.differing.append((key, difference))
+        elif not found.differing:
+            found.agreeing.append(key)
+    return found
 
 
 def first_and_more(parameters: Sequence[str]) -> str:
@@ -117,16 +130,17 @@ def different_networks(one: Records, other: Records) -> str:
     return f"the networks have different parameters: {'; '.join(alone)}"
 
 
-def _points(records: Records) -> dict[Key, Line]:
-    """The lines that can be compared: a mean over steps only with one since the same step."""
+def _lines(records: Records) -> dict[Key, Line]:
+    """The lines by what they are on."""
     found: dict[Key, Line] = {}
     since = 0
-    for line in records.metrics:
-        found[line["step"], ORDER.index(line["kind"]), METRICS, since] = line
-        since = line["step"]
-    for line in records.receipt.lines:
-        if line["kind"] in ORDER:
-            found[line["step"], ORDER.index(line["kind"]), "receipt", 0] = line
+    for file, lines in ((METRICS, records.metrics), (RECEIPT, records.receipt.lines)):
+        for line in lines:
+            if line["kind"] in ORDER:
+                place = ORDER.index(line["kind"])
+                found[Key(line["step"], place, file, since)] = line
+                since = line["step"] if file == METRICS else 0
+        since = 0
     return found
 
 
@@ -143,73 +157,55 @@ def _difference(one: Line, other: Line, names: tuple[str, str]) -> str:
 
 def differences_of_settings(one: Records, other: Records) -> list[str]:
     """What differs in configuration, data, software and environment, a line each."""
-    names = one.name, other.name
-    starts = one.receipt.starts, other.receipt.starts
-    sessions = starts
-    lines = _configuration(one, other)
-    first = [each[0].get("model_sources", {}) for each in starts]
-    if changes := str(compare_sources(*first)):
-        lines.append(f"source of the model, from {one.name} to {other.name}: {changes}")
-    lines += _values("initial weights", names, starts, lambda line: line.get("initial_weights"))
-    shares = [
-        (config.num_shards, config.microbatch_size)
-        for config in (each.receipt.configuration_at(0) for each in (one, other))
+    configs = [each.receipt.configuration_at(0) for each in (one, other)]
+    skipped = {"path", "source", "started"}
+    if len({(config.num_shards, config.microbatch_size) for config in configs}) > 1:
+        skipped.add("content_sha256")  # which depends on how the examples are shared out
+
+    def listed(topic: str, part: Callable[[Line], Line]) -> list[str]:
+        """A line for each value that differs; those of all starts of a run, in their order."""
+        before, now = (_values(map(part, each.receipt.starts)) for each in (one, other))
+        return [
+            f"{topic}: {name} is {before.get(name, missing)} in {one.name},"
+            f" {now.get(name, missing)} in {other.name}"
+            for name in {**before, **now}
+            if before.get(name) != now.get(name) and name not in skipped
+        ]
+
+    missing = "not recorded"
+    sources = (each.receipt.starts[-1].get("model_sources", {}) for each in (one, other))
+    changes = str(compare_sources(*sources))
+    return [
+        *_configuration(one, other),
+        *([f"source of the model, from {one.name} to {other.name}: {changes}"] if changes else []),
+        *listed("initial weights", lambda start: start.get("initial_weights", {})),
+        *listed("data", lambda start: start.get("dataset", {})),
+        *listed("software", lambda start: start.get("software", {})),
+        *listed("environment", lambda start: {"ranks": start.get("world_size")}),
+        *listed("environment", lambda start: start.get("machine", {})),
     ]
-    skipped = LOCATIONS if shares[0] == shares[1] else LOCATIONS | {"content_sha256"}
-    lines += _values("data", names, starts, lambda line: line.get("dataset"), skipped)
-    lines += _values("software", names, sessions, lambda line: line.get("software"))
 
-    def environment(line: Line) -> Line:
-        return {**line.get("machine", {}), "ranks": line.get("world_size", "?")}
 
-    return lines + _values("environment", names, sessions, environment, {"started"})
+def _values(parts: Iterable[Line]) -> dict[str, str]:
+    """The different values under each name, in their order."""
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        for name, value in part.items():
+            if str(value) not in found.setdefault(name, []):
+                found[name].append(str(value))
+    return {name: ", then ".join(values) for name, values in found.items()}
 
 
 def _configuration(one: Records, other: Records) -> list[str]:
-    """A line for each flag that differs, from the step on at which it does."""
-    lines: list[str] = []
+    """A line for each flag that differs, and for each step from which on it does."""
+    lines: dict[str, int] = {}
     last = min(one.receipt.last_step, other.receipt.last_step)
     starts = (*one.receipt.starts, *other.receipt.starts)
-    known: dict[str, tuple[Any, Any]] = {}
     for step in sorted({line["step"] for line in starts if line["step"] <= last}):
         before, now = (asdict(each.receipt.configuration_at(step)) for each in (one, other))
-        for name in before.keys() - NOT_COMPARED:
-            pair = before[name], now[name]
-            if pair[0] == pair[1] or known.get(name) == pair:
-                continue
-            known[name] = pair
-            since = f" (from step {step} on)" if step else ""
-            values = [each if each != "" else "''" for each in pair]
-            lines.append(
-                f"configuration: {as_flag(name)} is {values[0]} in {one.name},"
-                f" {values[1]} in {other.name}{since}"
-            )
-    return sorted(lines)
-
-
-def _values(
-    topic: str,
-    names: tuple[str, str],
-    lines: tuple[Sequence[Line], Sequence[Line]],
-    part: Callable[[Line], Line | None],
-    skipped: Iterable[str] = (),
-) -> list[str]:
-    """A line for each value of the ``part`` of the start lines that differs; where the starts of
-    one run differ, in the order of its starts.
-    """
-    found: list[dict[str, str]] = []
-    for starts in lines:
-        values: dict[str, list[str]] = {}
-        for each in map(part, starts):
-            for name, value in (each or {}).items():
-                seen = values.setdefault(name, [])
-                if (text := str(value)) not in seen:
-                    seen.append(text)
-        found.append({name: ", then ".join(seen) for name, seen in values.items()})
-    missing = "not recorded"
-    return [
-        f"{topic}: {name} is {found[0].get(name, missing)} in {names[0]},"
-        f" {found[1].get(name, missing)} in {names[1]}"
-        for name in {**found[0], **found[1]}
-        if found[0].get(name) != found[1].get(name) and name not in skipped
-    ]
+        for name in [each for each in before if each not in NOT_COMPARED]:
+            if before[name] != now[name]:
+                was, is_now = (each if each != "" else "''" for each in (before[name], now[name]))
+                text = f"{as_flag(name)} is {was} in {one.name}, {is_now} in {other.name}"
+                lines.setdefault(f"configuration: {text}", step)
+    return [f"{text} (from step {step} on)" if step else text for text, step in lines.items()]

@@ -121,8 +121,10 @@ def replay_stretches(
         raise Different(plan.problem)
     found = []
     for stretch in plan.drawn:
-        found.append(_replay_stretch(source, plan.receipt, run, stretch))
-        say(f"{stretch}: identical")
+        replayed = _replay_stretch(source, plan.receipt, run, stretch)
+        end = f", the checkpoint of step {stretch.last}" if stretch.ends_in_checkpoint else ""
+        say(f"{stretch}: identical (compared: {replayed.compared}{end})")
+        found.append(replayed)
     return found
 
 

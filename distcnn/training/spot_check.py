@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn import spans
 from distcnn.datasets import Microbatch
 from distcnn.distributed import Communicator, shards_of_rank
 from distcnn.errors import TrainingError
@@ -22,14 +23,13 @@ from distcnn.nn.kernels.arena import allocate
 from distcnn.nn.layer import Array
 from distcnn.nn.losses import Loss
 from distcnn.random_streams import SPOT_CHECK, generator
-from distcnn.spans import SPOT_CHECK as SPOT_CHECK_SPAN
 from distcnn.spans import Span
 from distcnn.training.recording import Checksums, Recording, first_difference
 
 if TYPE_CHECKING:
     from distcnn.training.step import Lane, Streams
 
-_SPAN = Span(SPOT_CHECK_SPAN)
+_SPAN = Span(spans.SPOT_CHECK)
 
 
 class Check(NamedTuple):
@@ -49,7 +49,7 @@ class SpotCheckSchedule:
     """
 
     def __init__(self, seed: int, fraction: float, num_shards: int, hosts: Sequence[str]) -> None:
-        self._seed, self._threshold, self._hosts = seed, fraction * 2.0**64, hosts
+        self._seed, self._threshold = seed, fraction * 2.0**64
         ranks = range(len(hosts))
         self._shards = [shards_of_rank(num_shards, len(hosts), rank) for rank in ranks]
         away = {host: others(hosts, {hosts.index(host)}) for host in set(hosts)}
@@ -59,6 +59,7 @@ class SpotCheckSchedule:
             self._checkers = [others(hosts, {rank}) or [rank] for rank in ranks]
 
     def checks(self, step: int) -> list[Check]:
+        """The checks of a step."""
         most = max(map(len, self._shards))
         turn, *words = generator(self._seed, SPOT_CHECK, step).random_raw(1 + most).tolist()
         return [

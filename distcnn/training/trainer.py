@@ -60,8 +60,8 @@ class Trainer:
         overlap: ``"on"`` sums gradients during the backward pass, to the same bits; ``"auto"`` does
             across hosts.
         gradient_limit: largest gradient of one shard that the exact sum accepts, a power of two.
-        threads_per_rank: BLAS threads while ``fit`` runs, on which bits depend; ``"auto"`` shares
-            the cores among the ranks.
+        threads_per_rank: BLAS threads while ``fit`` runs, on which the bits of native arithmetic
+            depend; ``"auto"`` shares the cores among the ranks.
         cycle_epochs: length of one learning-rate cycle (warm restarts); 0 for one cycle.
         initial_weights: what to start from: a run directory, or a file of weights (.h5 of distcnn
             or Keras, .safetensors, .npz, .onnx, .pt with a PyTorch state dict).

@@ -84,6 +84,10 @@ def test_every_field_is_a_flag_with_help_and_default() -> None:
             "unknown --optimizer 'sdg': choose one of nesterov, sgd, adam, adamw",
         ),
         ({"schedule": "cos"}, "unknown --schedule 'cos': choose one of"),
+        (
+            {"arithmetic": "portable", "reduction": "fast"},
+            "--reduction is fast: it must be exact, as --arithmetic portable",
+        ),
         ({"reduction": "fastest"}, "unknown --reduction 'fastest': choose one of exact, fast"),
         ({"loss": "mse"}, "unknown --loss 'mse'"),
     ],

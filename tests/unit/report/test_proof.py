@@ -38,6 +38,10 @@ def test_the_ledger_counts_whole_epochs_alone(make_records: MakeRecords) -> None
     assert "8 training examples was used exactly once in each of 2 epochs" in told
     assert "at step 3, used 5 examples" in told
     assert "all ranks (3) were compared by hash 1 time" in told
+    made = make_records("a", [])
+    assert made.receipt is not None
+    broken = replace(made, receipt=replace(made.receipt, problem="step 2: it was changed"))
+    assert "not as it was written: step 2: it was changed." in ledger(broken)[-1]
     assert "There is no receipt" in " ".join(ledger(make_records("b")))
 
 

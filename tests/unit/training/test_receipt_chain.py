@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 
+import distcnn as dc
 from distcnn.config import Config
+from distcnn.distributed import Communicator
+from distcnn.training.comparison import problem_of_files
 from distcnn.training.line_files import ChainedLog
-from distcnn.training.receipt import MALFORMED, NO_LINE, parse_receipt, read_receipt
+from distcnn.training.receipt import MALFORMED, NO_LINE, PREVIOUS, parse_receipt, read_receipt
+from distcnn.training.replay import replay
+from distcnn.training.results import read_result
 from distcnn.training.starts import is_edited
-from tests.support.training_fixtures import write_receipt
+from tests.conftest import MakeImageSet
+from tests.support.training_fixtures import copy_as_killed, receipt, store_of, write_receipt
 
 LINES: list[dict[str, Any]] = [
     {"kind": "start", "step": 0, "configuration": {}},
@@ -43,7 +49,7 @@ def problem_of(content: bytes) -> str:
 def test_each_line_has_the_hash_of_the_one_before(content: bytes) -> None:
     before = NO_LINE
     for line in content.splitlines():
-        assert json.loads(line)["previous_sha256"] == before
+        assert json.loads(line)[PREVIOUS] == before
         before = hashlib.sha256(line).hexdigest()
     receipt = parse_receipt(content.decode())
     assert (receipt.sha256, receipt.problem, receipt.lines) == (before, "", LINES)
@@ -84,7 +90,7 @@ def test_a_kill_at_any_byte_leaves_a_chain_that_continues(content: bytes, tmp_pa
     """The receipt is cut to its lines at the checkpoint, whatever is left of the file."""
     file = tmp_path / "receipt.jsonl"
     ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
-    for cut in range(ends[0], len(content)):
+    for cut in range(ends[0], len(content), 7):
         file.write_bytes(content[:cut])
         assert read_receipt(tmp_path).problem == ""
         at_checkpoint = max(count for count, end in enumerate(ends, 1) if end <= cut)
@@ -115,10 +121,49 @@ def test_a_receipt_of_an_older_version_is_read_and_continued(tmp_path: Path) -> 
         assert problem_of(b"".join([*lines[:place], *lines[place + 1 :]]))
 
 
+def unchained(text: str) -> str:
+    lines = [json.loads(line) for line in text.splitlines()]
+    return "".join(
+        f"{json.dumps({name: line[name] for name in line if name != PREVIOUS})}\n" for line in lines
+    )
+
+
+@pytest.fixture
+def older(left_alone: Path, tmp_path: Path) -> Path:
+    """A run of a version without chains, as it was before its last checkpoint."""
+    run = copy_as_killed(left_alone, tmp_path / "older", lost=8)
+    (run / "receipt.jsonl").write_text(unchained((run / "receipt.jsonl").read_text()))
+    for step in store_of(run).steps():
+        saved = store_of(run).load(step)
+        texts = {**saved.texts, "receipt": unchained(saved.texts["receipt"])}
+        store_of(run).save(step, dataclasses.replace(saved, texts=texts))
+    return run
+
+
+def test_a_run_of_an_older_version_is_verified_and_resumed(
+    older: Path, left_alone: Path, image_set: MakeImageSet
+) -> None:
+    begun = receipt(older)
+    assert replay(older, None, 0, None, Communicator(), print).lines
+    result = dc.Trainer("tutorial", microbatch_size=8).fit(image_set(), epochs=2, resume=older)
+    assert result.params_sha256 == read_result(left_alone).params_sha256
+    lines = (older / "receipt.jsonl").read_text().splitlines()
+    added = [place for place, line in enumerate(lines) if PREVIOUS in line]
+    assert added == list(range(added[0], len(lines)))
+    assert receipt(older)[: added[0]] == begun[: added[0]]
+    assert replay(older, None, 0, None, Communicator(), print).result
+    older.joinpath("receipt.jsonl").write_text(unchained("\n".join(lines)))
+    replayed = replay(older, None, 0, None, Communicator(), print)
+    assert replayed.result
+    problem = problem_of_files(older, replayed.receipt, replayed.result)
+    assert problem
+    assert problem.startswith("receipt_sha256: "), "a chain that was taken away is missed"
+
+
 @pytest.mark.parametrize("stated", [None, 7, [], {}, "", "A" * 64, NO_LINE])
 def test_any_other_value_breaks_the_chain(stated: Any, content: bytes) -> None:
     lines = [json.loads(line) for line in content.splitlines()]
-    lines[3]["previous_sha256"] = stated
+    lines[3][PREVIOUS] = stated
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     assert parse_receipt(text).problem.startswith("step 2: receipt.jsonl was changed: its line 4 ")
 

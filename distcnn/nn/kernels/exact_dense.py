@@ -9,10 +9,12 @@ from distcnn.nn.kernels.dense import SMALL_PRODUCT
 from distcnn.nn.kernels.exact_products import multiply, store_gradient
 from distcnn.nn.layer import Array, Call, Shape
 from distcnn.portable.grids import (
+    MOST_TERMS,
     anchor,
     bound_of,
     nan_without_grid,
     operand_bits,
+    require_exact,
     round_by,
     round_to_grid,
 )
@@ -39,6 +41,12 @@ class ExactDenseKernel:
         self._input_bits = operand_bits(in_features, count)
         self._weight_bits = operand_bits(in_features, out_features)
         self._grad_bits = operand_bits(count, out_features)
+        for bits, other, terms in (
+            (self._input_bits, self._weight_bits, in_features),
+            (self._input_bits, self._grad_bits, count),
+            (self._weight_bits, self._grad_bits, out_features),
+        ):
+            require_exact(bits, other, min(terms, MOST_TERMS))
         self._version = -1
         self._weight = inner.zeros((out_features, in_features))
         self._grad_output = inner.zeros((out_features, count))

@@ -1,0 +1,104 @@
+"""Train MNIST in portable arithmetic here, and compare the weights with the reference.
+
+python -m tests.machines            whether this machine gives the hashes of all others
+python -m tests.machines --table    the same in many environments, as a table for docs/portable.md
+python -m tests.machines --write    replace the reference: after a change of portable bits
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+
+from distcnn.doctor.layers import layers_sha256
+from distcnn.doctor.reference import FILE, Reference
+from tests.machines.environments import ENVIRONMENTS, Environment, Unavailable
+from tests.machines.measure import (
+    FEW,
+    MODELS,
+    STEPS,
+    Measured,
+    images_sha256,
+    measure,
+    synthetic_sha256,
+)
+
+HEAD = ("environment", "machine", "NumPy", "BLAS", "threads", "ranks", *MODELS, "native")
+DIGITS = 8
+
+
+def write() -> int:
+    """Make this machine's hashes the reference."""
+    found = {steps: measure(MODELS, steps).weights for steps in (FEW, STEPS)}
+    weights = {model: {str(n): found[n][model] for n in found} for model in MODELS}
+    reference = Reference(images_sha256(), weights, synthetic_sha256(), layers_sha256())
+    FILE.write_text(json.dumps(dataclasses.asdict(reference), indent=2) + "\n")
+    print(f"{FILE} written: also in README.md is {weights['lenet'][str(STEPS)]}")
+    return 0
+
+
+def table() -> int:
+    """Print a row for each environment; the exit code says whether all gave the reference."""
+    print(_row(HEAD), _row("---" for _ in HEAD), sep="\n")
+    same = True
+    for environment in ENVIRONMENTS:
+        try:
+            found = environment.measure()
+        except Unavailable as reason:
+            print(f"{environment}: {reason}", file=sys.stderr)
+            continue
+        print(_row(cells(environment, found)), flush=True)
+        same &= not environment.problem(found) and not differences(found, environment.steps)
+    return int(not same)
+
+
+def here() -> int:
+    """Compare this machine, as it is."""
+    if images_sha256() != Reference.read().images:
+        print("data/mnist.h5 is not MNIST: python data/mnist.py makes it", file=sys.stderr)
+        return 2
+    found = measure(MODELS, STEPS)
+    print(_row(HEAD), _row("---" for _ in HEAD), sep="\n")
+    print(_row(cells(Environment("here"), found)))
+    wrong = differences(found, STEPS)
+    print("\n".join(wrong) or f"the reference hashes of {', '.join(MODELS)}, {STEPS} steps")
+    return int(bool(wrong))
+
+
+def differences(found: Measured, steps: int) -> list[str]:
+    """A line for each network whose weights are not those of the reference."""
+    expected = Reference.read().weights
+    return [
+        f"{model}: weights {sha256}, not {expected[model][str(steps)]}"
+        for model, sha256 in found.weights.items()
+        if sha256 != expected[model][str(steps)]
+    ]
+
+
+def cells(environment: Environment, found: Measured) -> Iterator[str]:
+    """A row of the table."""
+    facts = found.facts
+    yield from (environment.name, facts.machine, facts.numpy, facts.blas or "unknown")
+    yield from (str(facts.threads), str(facts.ranks))
+    for model in MODELS:
+        yield found.weights[model][:DIGITS] if model in found.weights else ""
+    yield found.native[:DIGITS]
+
+
+def _row(values: Iterator[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(values)} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.machines", description=__doc__)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    return write() if given.write else table() if given.table else here()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The environments in which training must give one hash: kernels, threads, SIMD, ranks.
+
+Each says which facts (``measure.Facts``) show that it took effect.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from distcnn.system.environment import PREFIXES
+from distcnn.system.host import cpu_info
+from tests.conftest import ROOT, clean_environment, launcher_of
+from tests.machines.measure import MODELS, STEPS, Measured, enabled_features
+
+SECONDS = 300
+THREADS = ("OMP_NUM_THREADS", "LD_PRELOAD")
+"""Variables of this process that an environment does not inherit, besides those that select
+kernels."""
+
+
+class Unavailable(Exception):
+    """This machine cannot have an environment; says why."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How to start Python in an environment: a command and variables."""
+
+    command: tuple[str, ...] = (sys.executable,)
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment, and what is trained in it.
+
+    Attributes:
+        name: for tests and the table.
+        start: finds out how to start Python there; raises ``Unavailable``.
+        effect: what some of the facts must be: one of these values.
+        models, steps, threads, ranks, overlap: what is trained, and how.
+    """
+
+    name: str
+    start: Callable[[], Start] = Start
+    effect: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    models: tuple[str, ...] = MODELS
+    steps: int = STEPS
+    threads: int = 1
+    ranks: int = 1
+    overlap: str = "auto"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def measure(self) -> Measured:
+        """Train there, in processes of their own.
+
+        Raises:
+            Unavailable: if this machine cannot.
+        """
+        start, launcher = self.start(), launcher_of(self.ranks)
+        mpirun = [launcher.mpirun, "-n", str(self.ranks)] if launcher.mpirun else []
+        flags = ["--steps", str(self.steps), "--threads", str(self.threads)]
+        flags += ["--overlap", self.overlap, "--model", *self.models]
+        done = subprocess.run(
+            [*mpirun, *start.command, "-m", "tests.machines.measure", *flags],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            cwd=ROOT,
+            env=plain_environment() | start.variables,
+        )
+        if done.returncode:
+            raise AssertionError(f"{self}: exit code {done.returncode}\n{done.stderr}")
+        return Measured.from_json(done.stdout)
+
+    def problem(self, measured: Measured) -> str:
+        """Which fact shows that this environment did not take effect; empty if none does."""
+        found = dataclasses.asdict(measured.facts)
+        effect = {"threads": (self.threads,), "ranks": (self.ranks,), **self.effect}
+        wrong = [name for name, allowed in effect.items() if found[name] not in allowed]
+        return ", ".join(f"{name} is {found[name]!r}, not {effect[name]}" for name in wrong)
+
+
+def plain_environment() -> dict[str, str]:
+    """The environment without variables that select kernels or threads."""
+    left_out = (*PREFIXES, *THREADS)
+    return {
+        name: value for name, value in clean_environment().items() if not name.startswith(left_out)
+    }
+
+
+def kernel(name: str, needs: str) -> Callable[[], Start]:
+    """OpenBLAS with this kernel, on a processor that has the instructions ``needs``."""
+
+    def start() -> Start:
+        lacking = [flag for flag in needs.split() if flag not in cpu_info("flags").split()]
+        if lacking:
+            raise Unavailable(f"this processor has no {', '.join(lacking)}")
+        return Start(variables={"OPENBLAS_CORETYPE": name})
+
+    return start
+
+
+def no_simd() -> Start:
+    """NumPy without the instruction sets that it chooses at run time."""
+    if not (features := enabled_features()):
+        raise Unavailable("NumPy chooses no instruction sets here")
+    return Start(variables={"NPY_DISABLE_CPU_FEATURES": " ".join(features)})
+
+
+KERNELS = (
+    # The names that OpenBLAS gives them: wheels of NumPy have one kernel for several processors.
+    Environment("kernel Prescott", kernel("Prescott", "pni"), {"kernel": ("Katmai", "Prescott")}),
+    Environment("kernel Sandybridge", kernel("Sandybridge", "avx"), {"kernel": ("Sandybridge",)}),
+    Environment("kernel Haswell", kernel("Haswell", "avx2 fma"), {"kernel": ("Haswell",)}),
+    Environment("kernel Zen", kernel("Zen", "avx2 fma"), {"kernel": ("Haswell", "Zen")}),
+    Environment(
+        "kernel SkylakeX",
+        kernel("SkylakeX", "avx512f avx512dq avx512bw avx512vl"),
+        {"kernel": ("SkylakeX",)},
+    ),
+)
+ENVIRONMENTS = (
+    Environment("as installed"),
+    *KERNELS,
+    Environment("no SIMD of NumPy", no_simd, {"simd": ((),)}),
+    Environment("2 threads", threads=2),
+    *(Environment(f"{ranks} ranks", ranks=ranks) for ranks in (2, 3, 5)),
+    Environment("3 ranks, overlap", ranks=3, overlap="on", effect={"overlap": ("on",)}),
+)

@@ -1,0 +1,189 @@
+"""Train MNIST in portable arithmetic in this environment, and tell what the environment is.
+
+``python -m tests.machines.measure --model lenet --steps 2`` prints one line of JSON (``Measured``).
+It needs only what distcnn needs, so it runs on an emulated machine, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+import distcnn as dc
+from distcnn.system.host import cpu_info
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "data" / "mnist.h5"
+MODELS = ("tutorial", "lenet", "wide")
+NATIVE = "tutorial"
+STEPS, FEW = 20, 2
+"""The steps of most environments, and of slow ones."""
+Overlap = Literal["auto", "on", "off"]
+TESTED = 100
+"""Test images: the weights do not depend on them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What computed: this is how a test knows that an environment took effect.
+
+    Attributes:
+        machine: the architecture, as in ``uname -m``.
+        processor: its name, as the system reports it.
+        python, numpy: versions.
+        simd: the instruction sets that NumPy chooses at run time and has enabled here.
+        blas: the library, its version and kernel.
+        kernel: the kernel of the BLAS alone, such as Haswell; empty where it cannot be told.
+        threads: of the BLAS, while the network was trained.
+        ranks: processes.
+        overlap: whether gradients are summed during the backward pass.
+        replaced: calls of functions of the BLAS that ``other_blas.c`` took over.
+    """
+
+    machine: str
+    processor: str
+    python: str
+    numpy: str
+    simd: tuple[str, ...]
+    blas: str
+    kernel: str
+    threads: int
+    ranks: int
+    overlap: str
+    replaced: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """SHA-256 of weights, and what computed them.
+
+    Attributes:
+        weights: after training in portable arithmetic, by network.
+        native: after training ``NATIVE`` in native arithmetic, whose bits differ between machines.
+        facts: what computed them.
+    """
+
+    weights: Mapping[str, str]
+    native: str
+    facts: Facts
+
+    @classmethod
+    def from_json(cls, text: str) -> Measured:
+        """What a process has printed."""
+        values = json.loads(text)
+        facts = {**values["facts"], "simd": tuple(values["facts"]["simd"])}
+        return cls(values["weights"], values["native"], Facts(**facts))
+
+
+class Threads(dc.Callback):
+    """The number of BLAS threads during the first step."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_step(self, step: int, loss: float) -> None:
+        self.count = self.count or blas().get("num_threads", 0)
+
+
+def measure(
+    models: Sequence[str], steps: int, threads: int = 1, overlap: Overlap = "auto"
+) -> Measured:
+    """Train each of ``models`` as ``distcnn.train`` does with its defaults, for ``steps`` steps."""
+    images, seen = read_images(), Threads()
+
+    def train(model: str, arithmetic: Literal["native", "portable"]) -> str:
+        trainer = dc.Trainer(
+            model, arithmetic=arithmetic, threads_per_rank=threads, overlap=overlap
+        )
+        return trainer.fit(images, max_steps=steps, callbacks=[seen]).params_sha256
+
+    weights = {model: train(model, "portable") for model in models}
+    ranks = dc.Trainer().world_size
+    return Measured(weights, train(NATIVE, "native"), facts(seen.count, ranks, overlap))
+
+
+def read_images() -> tuple[Any, Any]:
+    """The training set of MNIST, and a part of its test set."""
+    dataset = dc.datasets.open(DATA)
+    images, labels = dataset.read("test")
+    return dataset.read("train"), (images[:TESTED], labels[:TESTED])
+
+
+def images_sha256() -> str:
+    """SHA-256 of the training images and labels, on which the weights depend."""
+    (images, labels), _ = read_images()
+    return hashlib.sha256(images.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
+
+
+def synthetic_sha256(threads: int = 1) -> str:
+    """SHA-256 of the weights after 5 steps on 240 images of random numbers."""
+    words = np.random.Philox(key=np.zeros(2, np.uint64)).random_raw(240 * (12 * 12 + 1))
+    images, labels = np.split(words >> np.uint64(56), [240 * 12 * 12])
+    examples = images.reshape(-1, 12, 12).astype(np.uint8), (labels % 10).astype(np.int64)
+    trainer = dc.Trainer(NATIVE, arithmetic="portable", threads_per_rank=threads)
+    run = trainer.fit((examples, examples), max_steps=5, epochs=5)
+    return run.params_sha256
+
+
+def facts(threads: int, ranks: int, overlap: str) -> Facts:
+    """What this process computes with."""
+    library = blas()
+    names = [library.get(key) for key in ("internal_api", "version", "architecture")]
+    return Facts(
+        machine=platform.machine(),
+        processor=cpu_info("model name"),
+        python=platform.python_version(),
+        numpy=np.__version__,
+        simd=enabled_features(),
+        blas=" ".join(name for name in names if name),
+        kernel=library.get("architecture", ""),
+        threads=threads,
+        ranks=ranks,
+        overlap=overlap,
+        replaced=replaced_calls(),
+    )
+
+
+def blas() -> dict[str, Any]:
+    """What threadpoolctl tells of NumPy's BLAS; empty for one that it does not know."""
+    found = (library for library in threadpool_info() if library.get("user_api") == "blas")
+    return next(found, {})
+
+
+def enabled_features() -> tuple[str, ...]:
+    """The instruction sets that NumPy has code for beyond its baseline, and may use here."""
+    from numpy._core import _multiarray_umath as core
+
+    return tuple(name for name in core.__cpu_dispatch__ if core.__cpu_features__[name])
+
+
+def replaced_calls() -> int:
+    """How often ``other_blas.c`` has computed, which a test loads before the BLAS."""
+    counter = getattr(ctypes.CDLL(None), "other_blas_calls", None)
+    return counter() if counter else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.machines.measure", description=__doc__)
+    parser.add_argument("--model", choices=MODELS, nargs="+", default=MODELS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--overlap", choices=("auto", "on", "off"), default="auto")
+    given = parser.parse_args()
+    measured = measure(given.model, given.steps, given.threads, given.overlap)
+    if dc.Trainer().is_root:
+        print(json.dumps(dataclasses.asdict(measured)))
+
+
+if __name__ == "__main__":
+    main()

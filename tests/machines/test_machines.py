@@ -1,0 +1,56 @@
+"""The promise of portable arithmetic: one hash in every environment (``environments.py``).
+
+``python -m tests.machines --write`` writes the hashes when the bits of portable runs change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from distcnn.doctor.reference import Reference
+from tests.conftest import ROOT
+from tests.machines.environments import ENVIRONMENTS, KERNELS, Environment, Unavailable
+from tests.machines.measure import DATA, STEPS, Measured, facts, images_sha256
+
+REFERENCE = Reference.read()
+
+
+def measured(environment: Environment) -> Measured:
+    """What was trained there; skips the test where that is not possible."""
+    if not DATA.exists() or images_sha256() != REFERENCE.images:
+        pytest.skip("data/mnist.h5 is not MNIST: python data/mnist.py makes it")
+    try:
+        return environment.measure()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=str)
+def test_one_hash_in_every_environment(environment: Environment) -> None:
+    found = measured(environment)
+    assert environment.problem(found) == ""
+    expected = {model: REFERENCE.weights[model] for model in environment.models}
+    assert found.weights == {model: of[str(environment.steps)] for model, of in expected.items()}
+
+
+@pytest.mark.slow
+def test_native_arithmetic_depends_on_the_kernel() -> None:
+    """So the environments differ enough to tell portable arithmetic from another."""
+    first, second = (
+        measured(dataclasses.replace(kernel, models=("tutorial",))) for kernel in KERNELS[:2]
+    )
+    assert first.weights == second.weights
+    assert first.native != second.native
+
+
+def test_an_environment_without_effect_is_found() -> None:
+    environment = Environment("2 ranks", ranks=2, effect={"kernel": ("Haswell",)})
+    measured = Measured({}, "", facts(1, 1, "auto"))
+    assert "ranks is 1" in environment.problem(measured)
+
+
+def test_the_readme_has_the_hash() -> None:
+    assert REFERENCE.weights["lenet"][str(STEPS)] in (ROOT / "README.md").read_text()

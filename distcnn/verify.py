@@ -153,20 +153,16 @@ def verify_sample(
     """Replay ``count`` stretches of a run; the result as text, or ``Different``."""
     with Span(READ_RUN):
         sample = on_root(communicator, lambda: draw_sample(source.directory, count, seed, say))
-    all_of, drawn = len(sample.stretches), len(sample.drawn)
-    if count > all_of:
-        say(f"notice: --sample is {count}, but the run has {counted(all_of, 'stretch')}: all of it")
-    ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
-    say(f"replaying {drawn} of {counted(all_of, 'stretch')} on {ranks}, --sample-seed {seed}")
     replayed = replay_stretches(source, sample, communicator, say)
     check_files(source.directory, replayed[-1], communicator)
     left = on_root(communicator, lambda: unchecked(source.directory, replayed[-1], whole=True))
-    if drawn < all_of:
-        left.insert(0, counted(all_of - drawn, "other stretch"))
-    share = f"{100 * sample.steps_drawn / sample.steps:.0f} %"
+    if others := len(sample.stretches) - len(replayed):
+        left.insert(0, counted(others, "other stretch"))
+    steps = f"{sample.steps_drawn:,} of {counted(sample.steps, 'step')}"
+    percent = f"{100 * sample.steps_drawn / sample.steps:.0f} %"
+    fewer = f"; there are no {count:,} to draw" if count > len(replayed) else ""
     return [
-        f"identical: {drawn} of {counted(all_of, 'stretch')}, {sample.steps_drawn:,} of"
-        f" {counted(sample.steps, 'step')} ({share}), drawn with --sample-seed {seed}",
+        f"identical: {sample.share}, {steps} ({percent}), drawn with --sample-seed {seed}{fewer}",
         f"not checked: {'; '.join(left)}",
     ]
 

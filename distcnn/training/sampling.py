@@ -20,6 +20,7 @@ from distcnn.errors import InputError
 from distcnn.random_streams import SAMPLE, generator
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.files import read_bytes, reading
+from distcnn.system.wording import counted
 from distcnn.training.checkpointing import EXAMPLES_USED, make_checkpoint, parse_checkpoint
 from distcnn.training.comparison import Different, read_metrics
 from distcnn.training.ledger import all_entries
@@ -55,6 +56,7 @@ class Sample:
     """What is known of a run before anything of it is replayed."""
 
     receipt: Receipt
+    seed: int
     stretches: list[Stretch]
     """All of them."""
     drawn: list[Stretch]
@@ -68,6 +70,11 @@ class Sample:
         return sum(each.last - each.first for each in self.stretches)
 
     @property
+    def share(self) -> str:
+        """How many of the stretches are drawn, as text."""
+        return f"{len(self.drawn)} of {counted(len(self.stretches), 'stretch')}"
+
+    @property
     def steps_drawn(self) -> int:
         return sum(each.last - each.first for each in self.drawn)
 
@@ -77,7 +84,7 @@ def draw_sample(directory: Path, count: int, seed: int, say: Report) -> Sample:
     receipt = read_receipt(directory)
     stretches = stretches_of(directory, receipt, say)
     problem = receipt.problem or cut_off(directory, receipt)
-    return Sample(receipt, stretches, draw(stretches, count, seed), problem)
+    return Sample(receipt, seed, stretches, draw(stretches, count, seed), problem)
 
 
 def stretches_of(directory: Path, receipt: Receipt, say: Report) -> list[Stretch]:
@@ -124,6 +131,8 @@ def replay_stretches(
     if sample.problem:
         raise Different(sample.problem)
     run = prepare_replay(source, sample.receipt, sample.drawn[0].first, communicator, say)
+    ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
+    say(f"replaying {sample.share} on {ranks}, drawn with --sample-seed {sample.seed}")
     found = []
     for stretch in sample.drawn:
         replayed = _replay_stretch(source, sample.receipt, run, stretch)

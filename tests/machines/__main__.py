@@ -15,7 +15,8 @@ from collections.abc import Iterator
 
 from distcnn.doctor.layers import layers_sha256
 from distcnn.doctor.reference import FILE, Reference
-from tests.machines.environments import ENVIRONMENTS, Environment, Unavailable
+from tests.machines.debian import Unavailable
+from tests.machines.environments import ENVIRONMENTS, Environment
 from tests.machines.measure import (
     FEW,
     MODELS,

@@ -11,7 +11,8 @@ import pytest
 
 from distcnn.doctor.reference import Reference
 from tests.conftest import ROOT
-from tests.machines.environments import ENVIRONMENTS, KERNELS, Environment, Unavailable
+from tests.machines.debian import Unavailable
+from tests.machines.environments import ENVIRONMENTS, KERNELS, Environment
 from tests.machines.measure import DATA, STEPS, Measured, facts, images_sha256
 
 REFERENCE = Reference.read()
@@ -32,6 +33,7 @@ def measured(environment: Environment) -> Measured:
 def test_one_hash_in_every_environment(environment: Environment) -> None:
     found = measured(environment)
     assert environment.problem(found) == ""
+    assert (found.facts.replaced > 0) == ("LD_PRELOAD" in environment.start().variables)
     expected = {model: REFERENCE.weights[model] for model in environment.models}
     assert found.weights == {model: of[str(environment.steps)] for model, of in expected.items()}
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, clean_environment, launcher_of
 from tests.machines import arm64
 from tests.machines.measure import FEW, MODELS, STEPS, Measured
 from tests.machines.other_blas import library_of, plain_loops
-from tests.machines.starts import Start, kernel, no_simd
+from tests.machines.starts import Start, kernel, lowest_numpy, no_simd
 
 SECONDS = 300
 OTHERS = ("OMP_NUM_THREADS", "LD_PRELOAD", "OTHER_BLAS")
@@ -101,6 +101,7 @@ ENVIRONMENTS = (
     Environment("as installed"),
     *KERNELS,
     Environment("no SIMD of NumPy", no_simd, {"simd": ((),)}),
+    Environment("lowest NumPy", lowest_numpy, {"numpy": ("2.0.0", "2.0.1", "2.0.2")}),
     Environment("2 threads", threads=2),
     *(Environment(f"{ranks} ranks", ranks=ranks) for ranks in (2, 3, 5)),
     Environment("3 ranks, overlap", ranks=3, overlap="on", effect={"overlap": ("on",)}),

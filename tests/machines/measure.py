@@ -138,14 +138,15 @@ def synthetic_sha256(threads: int = 1) -> str:
 def facts(threads: int, ranks: int, overlap: str) -> Facts:
     """What this process computes with."""
     library, (replaced, other) = blas(), other_blas()
-    names = [library.get(key) for key in ("internal_api", "version", "architecture")]
+    names = [library.get(key, "") for key in ("internal_api", "version", "architecture")]
+    built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # for old threadpoolctl
     return Facts(
         machine=platform.machine(),
         processor=cpu_info("model name"),
         python=platform.python_version(),
         numpy=np.__version__,
         simd=enabled_features(),
-        blas=other or " ".join(name for name in names if name),
+        blas=other or " ".join(names if any(names) else (built["name"], built["version"])),
         kernel="" if other else library.get("architecture", ""),
         threads=threads,
         ranks=ranks,

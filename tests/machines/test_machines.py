@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from tests.machines.debian import Unavailable
 from tests.machines.environments import ENVIRONMENTS, KERNELS, Environment
 from tests.machines.measure import DATA, STEPS, Measured, facts, images_sha256
+from tests.machines.starts import Start
 
 REFERENCE = Reference.read()
 
@@ -22,8 +23,14 @@ def measured(environment: Environment) -> Measured:
     """What was trained there; skips the test where that is not possible."""
     if not DATA.exists() or images_sha256() != REFERENCE.images:
         pytest.skip("data/mnist.h5 is not MNIST: python data/mnist.py makes it")
+    start_of(environment)
+    return environment.measure()
+
+
+def start_of(environment: Environment) -> Start:
+    """How Python is started there; skips the test where that is not possible."""
     try:
-        return environment.measure()
+        return environment.start()
     except Unavailable as reason:
         pytest.skip(str(reason))
 

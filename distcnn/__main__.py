@@ -11,7 +11,7 @@ COMMANDS = {
     "evaluate": "test a trained network: accuracy, confusion matrix, mistakes",
     "predict": "say what pictures show, with a trained network",
     "export": "write a trained network for ONNX, PyTorch or NumPy",
-    "verify": "replay a run and compare every recorded number",
+    "verify": "replay a run and compare every recorded number; compare two runs",
     "report": "write a web page on one or more runs",
     "doctor": "check the installation, the machine and MPI",
     "benchmark": "measure where the time of a step goes",

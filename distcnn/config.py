@@ -271,7 +271,8 @@ class Config:
     spot_check: float = PARALLEL.field(
         0.0,
         "let another rank, on another host if there is one, repeat this part of all shards to find"
-        " faulty hardware (docs/spot_checks.md); costs about this part of the time; 0: none",
+        " faulty hardware (docs/spot_checks.md); one process repeats its own, which finds only"
+        " faults that come and go; costs one to two times this part of the time; 0: none",
         FRACTIONS,
         free=True,
     )

@@ -32,7 +32,7 @@ from distcnn.training.run_comparison import (
     read_records,
 )
 from distcnn.training.run_files import Report
-from distcnn.training.sampling import plan_sample, replay_stretches
+from distcnn.training.sampling import draw_sample, replay_stretches
 from distcnn.user_code import TRUST_FLAG
 
 NAME = "distcnn.verify"
@@ -52,11 +52,12 @@ def make_parser() -> argparse.ArgumentParser:
             "Replay a run, alone or under a launcher on any number of ranks, and compare every line"
             " of its receipt.jsonl and metrics.jsonl, its result.json and its weights. Prints"
             " 'identical' (exit code 0), or the first step and parameter that differ (exit code 1)."
-            " Nothing is written."
+            " With RUN_B, compare two runs: where they part, and what differs between them. Nothing"
+            " is written."
         ),
     )
     run = "run directory of distcnn.train, finished or not"
-    other = "another run: name the first step, parameter and layer at which the two part"
+    other = "compare with this run: print the first step, shard and layer at which the two part"
     begin = "begin at the last checkpoint up to step A (default 0)"
     end = "end after step B (default: the receipt's last)"
     sample = (
@@ -151,21 +152,21 @@ def verify_sample(
 ) -> list[str]:
     """Replay ``count`` stretches of a run; the result as text, or ``Different``."""
     with Span(READ_RUN):
-        plan = on_root(communicator, lambda: plan_sample(source.directory, count, seed, say))
-    all_of, drawn = len(plan.stretches), len(plan.drawn)
+        sample = on_root(communicator, lambda: draw_sample(source.directory, count, seed, say))
+    all_of, drawn = len(sample.stretches), len(sample.drawn)
     if count > all_of:
         say(f"notice: --sample is {count}, but the run has {counted(all_of, 'stretch')}: all of it")
     ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
     say(f"replaying {drawn} of {counted(all_of, 'stretch')} on {ranks}, --sample-seed {seed}")
-    replayed = replay_stretches(source, plan, communicator, say)
+    replayed = replay_stretches(source, sample, communicator, say)
     check_files(source.directory, replayed[-1], communicator)
     left = on_root(communicator, lambda: unchecked(source.directory, replayed[-1], whole=True))
     if drawn < all_of:
-        left.insert(0, f"the other {counted(all_of - drawn, 'stretch')}")
-    share = f"{100 * plan.steps_drawn / plan.steps:.0f} %"
+        left.insert(0, counted(all_of - drawn, "other stretch"))
+    share = f"{100 * sample.steps_drawn / sample.steps:.0f} %"
     return [
-        f"identical: {drawn} of {counted(all_of, 'stretch')}, {plan.steps_drawn:,} of"
-        f" {counted(plan.steps, 'step')} ({share}), drawn with --sample-seed {seed}",
+        f"identical: {drawn} of {counted(all_of, 'stretch')}, {sample.steps_drawn:,} of"
+        f" {counted(sample.steps, 'step')} ({share}), drawn with --sample-seed {seed}",
         f"not checked: {'; '.join(left)}",
     ]
 
@@ -184,6 +185,9 @@ def verify_pair(
     for line in differences_of_settings(*records) or [none]:
         say(line)
     found, lengths = compare_records(*records), [each.receipt.last_step for each in records]
+    broken = [f"{each.name}: {each.receipt.problem}" for each in records if each.receipt.problem]
+    for line in broken:
+        say(line)
     if networks := different_networks(*records):
         text = networks
     elif found.differing:
@@ -194,6 +198,8 @@ def verify_pair(
             text = find_parting((one, other), records, found, communicator, say)
     elif not found.agreeing:
         text = "there is no step of which both have recorded the weights or the loss"
+    elif broken:
+        text = f"{broken[0]} ({found.compared})"
     elif lengths[0] == lengths[1]:
         say(f"identical: steps 0 to {lengths[0]} ({found.compared})")
         return IDENTICAL
@@ -224,7 +230,8 @@ def unchecked(run: Path, replayed: Replayed, whole: bool = False) -> list[str]:
     about_times = (
         f"they match {SHA256SUMS}" if (run / SHA256SUMS).exists() else f"{SHA256SUMS} is missing"
     )
-    return [*found, f"times and speeds ({about_times})"]
+    machine = ", and what is recorded of machines" if replayed.receipt.is_portable else ""
+    return [*found, f"times and speeds{machine} ({about_times})"]
 
 
 if __name__ == "__main__":

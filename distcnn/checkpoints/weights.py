@@ -21,19 +21,30 @@ from distcnn.system.files import read_bytes, reading
 WEIGHTS, BEST_WEIGHTS = "weights.h5", "weights-best.h5"
 INITIAL_WEIGHTS = "weights-initial.h5"
 """Only of a run that did not start from random weights."""
+IN_MEMORY_AT_ONCE = 2**20
+"""Bytes by which a file in memory grows."""
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
-    """A file of weights."""
-    memory = io.BytesIO()
-    with h5py.File(memory, "w", track_order=True) as file:
+    """A file of weights: the same bytes at any time, and with any version of HDF5."""
+    creation, access = map(h5py.h5p.create, (h5py.h5p.FILE_CREATE, h5py.h5p.FILE_ACCESS))
+    order = h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED
+    creation.set_link_creation_order(order)
+    creation.set_attr_creation_order(order)
+    creation.set_obj_track_times(False)  # which h5py.File leaves to the version
+    access.set_fapl_core(IN_MEMORY_AT_ONCE, False)
+    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    with h5py.File(h5py.h5f.create(b"weights", h5py.h5f.ACC_TRUNC, creation, access)) as file:
         vector = np.concatenate([values.reshape(-1) for values in weights.values()])
         file.attrs["params_sha256"] = array_sha256(vector)
         file.attrs.update(attributes)
         for name, values in weights.items():
             file.create_dataset(name, data=values)
-    return memory.getvalue()
+        file.flush()
+        content: bytes = file.id.get_file_image()
+        return content
 
 
 def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

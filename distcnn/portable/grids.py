@@ -104,6 +104,13 @@ def anchor(bound: float, bits: int) -> float:
     return 1.5 * 2.0 ** (52 - bits) * bound
 
 
+def nan_without_grid(*bounds: float) -> float:
+    """0 if all ``bounds`` are numbers, else NaN: added to a product of their operands, it makes it
+    NaN with BLAS libraries, too, that skip products with zeros.
+    """
+    return 0.0 if all(math.isfinite(bound) for bound in bounds) else math.nan
+
+
 def power_above(x: float) -> float:
     """The smallest power of two that is not below ``x``, which is above 0."""
     mantissa, exponent = math.frexp(x)

@@ -41,7 +41,7 @@ def ledger(run: RunRecords) -> list[str]:
     last = f"The receipt goes up to step {run.receipt.last_step:,}, {end}."
     problem = run.receipt.problem
     broken = [f"The receipt is not as it was written: {problem}."] if problem else []
-    return [*told, _compared_ranks(run), last, *broken]
+    return [*told, _compared_ranks(run), *_repeated_shards(run), last, *broken]
 
 
 def _epochs(run: RunRecords) -> list[Line]:
@@ -61,6 +61,13 @@ def _compared_ranks(run: RunRecords) -> str:
         f"The weights of all ranks ({ranks_of(run)}) were compared by hash {times}, and were the"
         " same on every rank each time."
     )
+
+
+def _repeated_shards(run: RunRecords) -> list[str]:
+    if run.result is None or run.result.spot_checks is None:
+        return []
+    shards = counted(run.result.spot_checks, "shard")
+    return [f"Spot checks computed {shards} a second time, with the same results."]
 
 
 def hashes(run: RunRecords, inspection: Inspection) -> Table:

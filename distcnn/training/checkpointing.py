@@ -116,7 +116,8 @@ def parse_checkpoint(checkpoint: Checkpoint) -> ParsedCheckpoint:
         state = State.from_json(read["state"])
         dataset = from_json(DatasetRecord, read["dataset"])
         software, orders = read["software"], read["orders_sha256"]
-        used, receipt = checkpoint.arrays[EXAMPLES_USED], parse_receipt(checkpoint.texts["receipt"])
+        used, lines = checkpoint.arrays[EXAMPLES_USED], checkpoint.texts["receipt"]
+        receipt = parse_receipt(lines) if lines else Receipt([])
         sound = {
             "state": state.is_sound and state.step == checkpoint.step,
             "dataset": dataset.train_examples > 0,

@@ -82,6 +82,15 @@ def deciding(software: dict[str, str], is_portable: bool) -> dict[str, str]:
     return {name: software[name] for name in ("distcnn", "sources") if name in software}
 
 
+def deciding_differences(
+    before: dict[str, str], now: dict[str, str], is_portable: bool
+) -> list[str]:
+    """The differences on which bits depend, as text; none where a portable run recorded nothing."""
+    if is_portable and not before:
+        return []
+    return differences(deciding(before, is_portable), deciding(now, is_portable))
+
+
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """The differences, as text."""
     was, is_now = ({name: repr(value) for name, value in each.items()} for each in (before, now))

@@ -10,7 +10,6 @@ import ast
 import builtins
 import functools
 import inspect
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,36 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from distcnn import nn
+from distcnn.training.nonportable import FORMS, OF_ARRAYS, OF_GENERATORS, nonportable
 from distcnn.user_code import INSTALLED
 
-FORMS = {
-    **{name: name for name in ("exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "mean")},
-    **dict.fromkeys(("power", "float_power", "pow"), "power"),
-    **dict.fromkeys(("sum", "nansum", "average"), "total"),
-    **dict.fromkeys(("var", "std", "nanmean", "nanvar", "nanstd"), "mean"),
-    **dict.fromkeys(("dot", "vdot", "inner", "matmul", "tensordot", "einsum"), "matmul"),
-    **{"logaddexp": "log1p", "expit": "sigmoid"},
-    **{name: name for name in ("softmax_cross_entropy", "squared_error")},
-}
-"""The part of ``distcnn.nn.portable`` that takes an operation's place."""
-OF_NUMPY = (
-    "arccos arccosh arcsin arcsinh arctan arctan2 arctanh argpartition average cbrt convolve"
-    " corrcoef correlate cos cosh cov dot einsum exp exp2 expm1 float_power hypot i0 inner interp"
-    " log log10 log1p log2 logaddexp logaddexp2 matmul mean nanmean nanprod nanstd nansum nanvar"
-    " power prod sin sinc sinh std sum tan tanh tensordot var vdot vecdot matvec vecmat"
-)
-SAME_OF_MATH = (
-    "ceil comb copysign degrees fabs factorial floor fma fmod frexp fsum gcd isclose isfinite isinf"
-    " isnan isqrt lcm ldexp modf nextafter perm prod radians remainder sqrt trunc ulp"
-)
-OF_ARRAYS = "sum mean var std dot prod"
-OF_GENERATORS = (
-    "beta binomial choice dirichlet exponential gamma geometric gumbel integers laplace logistic"
-    " lognormal multinomial multivariate_normal permutation permuted poisson rayleigh shuffle"
-    " standard_cauchy standard_exponential standard_gamma standard_t triangular weibull"
-)
-"""NumPy's methods, which may change; those that distcnn's generators define do not."""
 UNREADABLE = OSError, TypeError, SyntaxError, ValueError, RecursionError, MemoryError
 Scope = Mapping[str, Any]
 LOCAL = object()
@@ -180,9 +152,13 @@ class _Reader(ast.NodeVisitor):
     def _meaning(self, node: ast.expr) -> Any:
         """The object that a name or a dotted name stands for; ``LOCAL`` if only a run can tell."""
         if isinstance(node, ast.Attribute):
-            owner = self._meaning(node.value)
-            known = isinstance(owner, ModuleType | np.ufunc | type)
-            return getattr(owner, node.attr, LOCAL) if known else LOCAL
+            owner, name = self._meaning(node.value), node.attr
+            if isinstance(owner, ModuleType):  # not getattr, which may import
+                return vars(owner).get(name, sys.modules.get(f"{owner.__name__}.{name}", LOCAL))
+            if isinstance(owner, np.ufunc):
+                return getattr(owner, name, LOCAL)
+            is_class = isinstance(owner, type)
+            return inspect.getattr_static(owner, name, LOCAL) if is_class else LOCAL
         if isinstance(node, ast.Name):
             for scope in (*reversed(self._scopes), vars(builtins)):
                 if node.id in scope:
@@ -191,43 +167,6 @@ class _Reader(ast.NodeVisitor):
 
     def _add(self, name: str, node: ast.expr | ast.stmt, form: str | None) -> None:
         self._search.found.setdefault(name, Operation(name, self._file, node.lineno, form))
-
-
-def nonportable(item: Any) -> tuple[str, str | None] | None:
-    """The name of an operation whose bits differ, and its portable form, if there is one."""
-    try:
-        known = _known().get(item)
-    except TypeError:  # what has no hash
-        return None
-    if not known and isinstance(item, np.ufunc) and getattr(np, item.__name__, None) is not item:
-        return item.__name__, FORMS.get(item.__name__)  # SciPy's, for example
-    return known
-
-
-@functools.cache
-def _known() -> dict[Any, tuple[str, str | None]]:
-    """All such operations, by object."""
-    modules: dict[str, tuple[Any, Any]] = {
-        "numpy.": (np, OF_NUMPY.split()),
-        "numpy.linalg.": (np.linalg, np.linalg.__all__),
-        "numpy.fft.": (np.fft, np.fft.__all__),
-        "numpy.random.": (np.random, np.random.__all__),
-        "math.": (math, vars(math).keys() - SAME_OF_MATH.split()),
-        "": (builtins, ["sum", "pow"]),
-        "distcnn.nn.": (nn, ["softmax_cross_entropy", "squared_error"]),
-    }
-    found: dict[Any, tuple[str, str | None]] = {}
-    for prefix, (module, names) in modules.items():
-        for name in names:
-            item = getattr(module, name, None)
-            if callable(item) and not isinstance(item, type):
-                found.setdefault(item, (prefix + name, FORMS.get(name)))
-    found[np.add.reduce] = "numpy.add.reduce", "total"
-    found[np.multiply.reduce] = "numpy.multiply.reduce", None
-    for activation in (nn.Sigmoid, nn.Tanh):
-        name = activation.__name__
-        found[activation.function] = f"distcnn.nn.{name}.function", name.lower()
-    return found
 
 
 def _package_of(item: Any) -> str:
@@ -241,10 +180,8 @@ def _nodes_of(item: Any, tree: ast.Module, first: int) -> list[ast.AST]:
     nodes: list[ast.AST] = []
     for node in ast.walk(tree):
         if isinstance(node, wanted):
-            name, decorators = (
-                getattr(node, "name", "<lambda>"),
-                getattr(node, "decorator_list", []),
-            )
+            name = getattr(node, "name", "<lambda>")
+            decorators = getattr(node, "decorator_list", [])
             starts = min([node.lineno, *(each.lineno for each in decorators)])
             place = code.co_firstlineno if code else first
             if name == item.__name__ and place in (starts, node.lineno):

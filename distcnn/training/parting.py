@@ -64,11 +64,15 @@ def find_parting(
     """
     sides = []
     for source, each in zip(sources, records, strict=True):
+
+        def report(text: str, name: str = each.name) -> None:
+            say(f"{name}: {text}")
+
         try:
-            run = prepare_replay(source, each.receipt, 0, communicator, say)
+            run = prepare_replay(source, each.receipt, 0, communicator, report)
             sides.append(Side(source, each, run, blas_thread_count()))
         except (JointError, Different) as error:
-            say(f"{each.name} cannot be replayed here: {error}")
+            report(f"cannot be replayed here: {error}")
     if len(sides) < len(sources):
         return f"{found.text} (from the records; where the runs part, only replaying both can tell)"
     one, other = sides
@@ -77,7 +81,6 @@ def find_parting(
     for side, without in ((one, other), (other, one)):
         if alone := [name for name in side.run.model.names if name not in without.run.model.names]:
             say(f"layers only in {side.name}: {first_few(alone)}")
-    assert found.part_at is not None
     return _replay_both((one, other), found.part_at, found.text, say)
 
 
@@ -113,20 +116,19 @@ def _replay_both(sides: tuple[Side, Side], last: int, recorded: str, say: Report
         where = _go_on(sides, replays, step)
         if not where and (state := _different_state(replays)):
             where = f"{explain(one, other, step - 1, before)}; after the step, {state}"
-    changed = []
+    others = []
     for side, replay in zip(sides, replays, strict=True):
         lines = (*side.records.metrics, *side.records.receipt.lines)
         if problem := replay.comparison.problem:
-            changed.append(side.name)
+            others.append(side.name)
             say(f"{side.name}: this machine does not reproduce its records: {problem}")
         elif any(begun < line["step"] <= step for line in lines):
             say(f"{side.name}: this machine reproduces its records up to step {step}")
     if where:
         return f"step {step}{where}"
-    made = "made on a machine that computes other bits, or changed"
-    return f"{recorded}; replayed here, both are the same up to step {step}" + (
-        f": the records of {' and '.join(changed)} were {made}" if changed else ""
-    )
+    changed = f": the records of {' and '.join(others)} were changed, or made on a machine that"
+    text = f"{recorded}; replayed here, both are the same up to step {step}"
+    return f"{text}{changed} computes other bits or is faulty" if others else text
 
 
 def _common_checkpoint(

@@ -82,7 +82,7 @@ class Receipt:
 
     def configuration_at(self, step: int) -> Config:
         """The configuration in force from ``step`` on: of the last start or resume up to it."""
-        found = [line for line in self.starts if line["step"] <= step]
+        found = [line for line in self.starts if line["step"] <= step] or self.starts[:1]
         machine: Line = self.environment[-1]["configuration"] if self.environment else {}
         here = {name: value for name, value in machine.items() if name in OF_THE_MACHINE}
         return Config.from_record({**here, **found[-1]["configuration"]})

@@ -20,7 +20,7 @@ from distcnn.training.checkpointing import restore_checkpoint
 from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
-from distcnn.training.fingerprint import deciding, differences
+from distcnn.training.fingerprint import deciding_differences
 from distcnn.training.loop import Loop
 from distcnn.training.receipt import Line, Receipt, read_receipt
 from distcnn.training.results import RECEIPT, RESULT, RunResult
@@ -147,8 +147,6 @@ def replay(
         receipt, checkpoint, metrics, problem = on_root(
             communicator, lambda: _read(directory, from_step, to_step, say)
         )
-    if receipt.problem:
-        raise Different(receipt.problem)
     last = receipt.last_step if to_step is None else to_step
     begun = checkpoint.step if checkpoint else 0
     run = prepare_replay(source, receipt, begun, communicator, say)
@@ -165,8 +163,10 @@ def prepare_replay(
     source: Source, receipt: Receipt, step: int, communicator: Communicator, say: Report
 ) -> Run:
     """The run with the configuration of ``step``, at its first step; ``Different`` when its image
-    set or initial weights are not the recorded ones. Collective.
+    set or initial weights are not the recorded ones, or the receipt was changed. Collective.
     """
+    if receipt.problem:
+        raise Different(receipt.problem)
     directory, config = source.directory, receipt.configuration_at(step)
     given: dict[str, Any] = {"model": source.model} if source.model else {}
     own = config.own_code
@@ -291,12 +291,8 @@ def _compare_initial_weights(receipt: Receipt, run: Run) -> None:
 def warn_of_changes(receipt: Receipt, run: Run, say: Report) -> None:
     """Warn of each start of the run on other software, or with another source of own code."""
     before: list[str] = []
-    is_portable = run.config.is_portable
     for line in receipt.sessions:
-        before_it, now = (
-            deciding(software, is_portable) for software in (line.get("software", {}), run.software)
-        )
-        found = differences(before_it, now)
+        found = deciding_differences(line.get("software", {}), run.software, run.config.is_portable)
         recorded = line.get("model_sources", run.model_sources)
         if changes := str(compare_sources(recorded, run.model_sources)):
             found.append(f"the source of model {run.config.model!r}: {changes}")

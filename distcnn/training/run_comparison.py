@@ -164,7 +164,7 @@ def differences_of_settings(one: Records, other: Records) -> list[str]:
 
     def listed(topic: str, part: Callable[[Line], Line]) -> list[str]:
         """A line for each value that differs; those of all starts of a run, in their order."""
-        before, now = (_values(map(part, each.receipt.starts)) for each in (one, other))
+        before, now = (_values(map(part, each.receipt.sessions)) for each in (one, other))
         return [
             f"{topic}: {name} is {before.get(name, missing)} in {one.name},"
             f" {now.get(name, missing)} in {other.name}"
@@ -173,7 +173,7 @@ def differences_of_settings(one: Records, other: Records) -> list[str]:
         ]
 
     missing = "not recorded"
-    sources = (each.receipt.starts[-1].get("model_sources", {}) for each in (one, other))
+    sources = (each.receipt.sessions[-1].get("model_sources", {}) for each in (one, other))
     changes = str(compare_sources(*sources))
     return [
         *_configuration(one, other),

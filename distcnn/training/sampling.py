@@ -15,7 +15,6 @@ import numpy as np
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.checkpoints.weights import array_sha256
-from distcnn.config import FREE
 from distcnn.distributed import Communicator, on_root
 from distcnn.errors import InputError
 from distcnn.random_streams import SAMPLE, generator
@@ -30,6 +29,11 @@ from distcnn.training.results import METRICS, RECEIPT
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
+
+COMPARED_ELSEWHERE = {"model", "initial_weights", "map"}
+"""Settings by which the same may have other names in a replay: it compares the weights."""
+OF_OTHER_RANKS = {"world_size", "stops", "spot_checks"}
+"""Values of a state that depend on the number of ranks, or on signals."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Sample:
     """What is known of a run before anything of it is replayed."""
 
     receipt: Receipt
@@ -68,11 +72,12 @@ class Plan:
         return sum(each.last - each.first for each in self.drawn)
 
 
-def plan_sample(directory: Path, count: int, seed: int, say: Report) -> Plan:
+def draw_sample(directory: Path, count: int, seed: int, say: Report) -> Sample:
     """Draw ``count`` stretches of the run in ``directory``, or all if there are no more."""
     receipt = read_receipt(directory)
     stretches = stretches_of(directory, receipt, say)
-    return Plan(receipt, stretches, draw(stretches, count, seed), cut_off(directory, receipt))
+    problem = receipt.problem or cut_off(directory, receipt)
+    return Sample(receipt, stretches, draw(stretches, count, seed), problem)
 
 
 def stretches_of(directory: Path, receipt: Receipt, say: Report) -> list[Stretch]:
@@ -110,18 +115,18 @@ def draw(stretches: list[Stretch], count: int, seed: int) -> list[Stretch]:
 
 
 def replay_stretches(
-    source: Source, plan: Plan, communicator: Communicator, say: Report
+    source: Source, sample: Sample, communicator: Communicator, say: Report
 ) -> list[Replayed]:
     """Replay the drawn stretches; ``Different`` when one is not as recorded. Collective.
 
     The image set is opened once: a resume changes no setting that it depends on.
     """
-    run = prepare_replay(source, plan.receipt, plan.drawn[0].first, communicator, say)
-    if plan.problem:
-        raise Different(plan.problem)
+    if sample.problem:
+        raise Different(sample.problem)
+    run = prepare_replay(source, sample.receipt, sample.drawn[0].first, communicator, say)
     found = []
-    for stretch in plan.drawn:
-        replayed = _replay_stretch(source, plan.receipt, run, stretch)
+    for stretch in sample.drawn:
+        replayed = _replay_stretch(source, sample.receipt, run, stretch)
         end = f", the checkpoint of step {stretch.last}" if stretch.ends_in_checkpoint else ""
         say(f"{stretch}: identical (compared: {replayed.compared}{end})")
         found.append(replayed)
@@ -158,14 +163,13 @@ def _read(
     store = CheckpointStore(directory / CHECKPOINTS)
     begin = store.load(stretch.first) if stretch.first else None
     end = store.load(stretch.last) if stretch.ends_in_checkpoint else None
+    if end:
+        parse_checkpoint(end)  # which refuses a forged one here, on root
     try:
         metrics = read_metrics(directory, begin, stretch.last)
     except InputError as error:
         return begin, [], end, str(error)
     return begin, metrics, end, ""
-
-
-NO_LINES = {"metrics": "", "receipt": ""}
 
 
 def compare_with_checkpoint(replay: Replay, checkpoint: Checkpoint) -> None:
@@ -174,11 +178,14 @@ def compare_with_checkpoint(replay: Replay, checkpoint: Checkpoint) -> None:
     """
     run, state = replay.run, replay.state
     entries = all_entries(run.training_step.ledger, run.communicator, run.config.num_shards)
-    stored, found = _content(checkpoint), _content(make_checkpoint(run, state, entries, NO_LINES))
-    for name in {**stored, **found}:
-        if (before := stored.get(name)) != (now := found.get(name)):
+    lines = {name: checkpoint.texts[name] for name in ("metrics", "receipt")}  # compared elsewhere
+    replayed = make_checkpoint(run, state, entries, lines)
+    before, now = _content(checkpoint), _content(replayed)
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
             raise Different(
-                f"step {state.step}: {name} {before} in its checkpoint, but {now} in the replay"
+                f"step {state.step}: {name} {before.get(name)} in its checkpoint, but"
+                f" {now.get(name)} in the replay"
             )
 
 
@@ -196,7 +203,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
     config = {
         f"{name}:": value
         for name, value in asdict(parsed.config).items()
-        if name not in FREE | {"model"}  # --model may give it another name
+        if name not in parsed.config.free | COMPARED_ELSEWHERE
     }
     return {
         **hashes,
@@ -215,7 +222,7 @@ def _without_times(state: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in state.items():
         if isinstance(value, dict):
             found |= _without_times(value, f"{prefix}{name}.")
-        elif not name.endswith("seconds") and name not in ("world_size", "stops"):
+        elif not name.endswith("seconds") and name not in OF_OTHER_RANKS:
             found[f"{prefix}{name}:"] = value
     return found
 

@@ -45,7 +45,7 @@ class SpotCheckSchedule:
 
     A shard is checked with probability ``fraction``. The first shards of all ranks are checked in
     the same steps, and so are the second ones, and so on. So the ranks repeat shards at the same
-    time, and the checks cost about ``fraction`` of the time of a step on any number of ranks.
+    time, and what the checks cost does not depend on the number of ranks.
     """
 
     def __init__(self, seed: int, fraction: float, num_shards: int, hosts: Sequence[str]) -> None:

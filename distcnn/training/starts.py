@@ -20,7 +20,7 @@ from distcnn.distributed import Communicator
 from distcnn.system.files import read_bytes
 from distcnn.system.host import processor
 from distcnn.training.checkpointing import parse_checkpoint
-from distcnn.training.fingerprint import deciding, differences
+from distcnn.training.fingerprint import deciding_differences
 from distcnn.training.receipt import Line
 from distcnn.training.results import ENVIRONMENT, RECEIPT
 from distcnn.training.resume import ResumePoint, changed_lengths
@@ -69,22 +69,19 @@ def record_start(
     kind, step = ("resume", checkpoint.step) if checkpoint else ("start", 0)
     parsed = parse_checkpoint(checkpoint) if checkpoint else None
     start = start_of(run)
-    before, now = (
-        deciding(software, run.config.is_portable)
-        for software in (parsed.software if parsed else run.software, run.software)
-    )
-    if changes := differences(before, now):
-        where = "" if run.config.is_portable else " or on another processor"
+    is_portable, before = run.config.is_portable, parsed.software if parsed else run.software
+    if changes := deciding_differences(before, run.software, is_portable):
+        where = "" if is_portable else " or on another processor"
         report(
             f"warning: the run was started with other software{where}; its bits may differ from"
             f" here on: {'; '.join(changes)}"
         )
-    if run.config.is_portable:
+    if is_portable:
         if point:
             directory.environment.begin_with(whole_lines_of(point.directory / ENVIRONMENT))
         directory.environment.add({"kind": kind, "step": step, **start})
         start = portable_part(start)
-        last = parsed.receipt.starts[-1] if parsed else {}
+        last = parsed.receipt.starts[-1] if parsed and parsed.receipt.starts else {}
         if start == {name: last[name] for name in last if name not in ("kind", "step")}:
             return
     directory.add_receipt(kind, step, **start)

@@ -49,6 +49,12 @@ def assert_identical(run: Path, *flags: str, steps: str = "0 to 12", **options: 
     assert "different" not in done.stdout
 
 
+def assert_all_stretches_identical(run: Path, **options: Any) -> None:
+    done = verify(run, "--sample", "999", **options)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "(100 %), drawn with" in done.stdout
+
+
 def assert_different(run: Path, message: str, *flags: str, **options: Any) -> None:
     done = verify(run, *flags, **options)
     assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
@@ -95,6 +101,7 @@ def test_a_run_that_was_stopped_and_changed_is_identical(
     )
     assert done.returncode == 85, done.stderr
     assert_identical(run, steps="0 to 6", PYTHONPATH=path)
+    assert_all_stretches_identical(run, PYTHONPATH=path)
     resumes: list[tuple[int, list[str]]] = [
         (2, ["--max-steps", "10", "--check-every", "1", "--eval-every", "2"])
     ]
@@ -116,6 +123,7 @@ def test_a_run_that_was_stopped_and_changed_is_identical(
         assert_identical(run, "--from-step", "5", steps=f"4 to {last}", PYTHONPATH=path)
     assert [line["step"] for line in receipt(run) if line["kind"] == "resume"] == [6, 10]
     assert_identical(run, ranks=3, steps="0 to 16", PYTHONPATH=path)
+    assert_all_stretches_identical(run, ranks=3, PYTHONPATH=path)
 
 
 @pytest.mark.slow
@@ -149,6 +157,7 @@ def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(
     ):  # the latter is there when it was killed too early
         checkpoint.write_bytes(content_of_checkpoint)
         assert_identical(run, "--from-step", "4", steps="4 to 12", PYTHONPATH=path)
+        assert_all_stretches_identical(run, PYTHONPATH=path)
     assert_identical(run, PYTHONPATH=path)
 
 

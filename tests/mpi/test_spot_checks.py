@@ -106,7 +106,7 @@ def test_a_flipped_bit_is_found_where_and_when_it_was(
     )
     assert "the latest checkpoint is of step 4\n" in text
     resume = f"mpirun -n 2 python -m distcnn.train --resume {cluster.run} --model {NETWORK}"
-    assert text.splitlines()[-1] == f"exclude host c, and continue with: {resume}"
+    assert f"exclude host c, and continue with: {resume}" in text.splitlines()
 
 
 @pytest.mark.parametrize("rank", [0, 1])

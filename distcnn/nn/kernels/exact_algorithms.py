@@ -26,6 +26,7 @@ from distcnn.nn.kernels.winograd import Winograd, denominators, powers_of_points
 from distcnn.nn.layer import Array
 from distcnn.portable.grids import (
     MOST_BITS,
+    MOST_TERMS,
     PRECISION,
     anchor,
     bits_of_terms,
@@ -33,6 +34,7 @@ from distcnn.portable.grids import (
     largest_row_sum,
     operand_bits,
     power_above,
+    require_exact,
     round_by,
     round_to_grid,
 )
@@ -45,6 +47,8 @@ class ExactAlgorithm(Algorithm, Protocol):
     """To which the images are rounded."""
     grad_bits: int
     """To which the gradients of the output are rounded."""
+    weight_bound: float
+    """Of the latest rounded weights."""
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         """Write U, rounded, to ``transformed``, for ``weight`` (O, C, kh, kw)."""
@@ -66,6 +70,12 @@ class Bits:
         self.rows = operand_bits(self.product_terms, blocking.columns)
         self.weights = operand_bits(self.product_terms, self.input_gradient_terms)
         self.gradients = operand_bits(blocking.columns, self.input_gradient_terms)
+        for bits, other, terms in (
+            (self.rows, self.weights, self.product_terms),
+            (self.rows, self.gradients, blocking.columns),
+            (self.weights, self.gradients, self.input_gradient_terms),
+        ):
+            require_exact(bits, other, min(terms, MOST_TERMS))
 
 
 class ExactIm2col(TiledIm2col):
@@ -78,7 +88,7 @@ class ExactIm2col(TiledIm2col):
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         first, *others = transformed  # the same for all points
-        round_to_grid(weight.swapaxes(1, 2), self._bits.weights, first)
+        self.weight_bound = round_to_grid(weight.swapaxes(1, 2), self._bits.weights, first)
         for copy in others:
             np.copyto(copy, first)
 
@@ -118,7 +128,9 @@ class ExactWinograd(Winograd):
         self._product_bits = PRECISION - bits_of_transform(self._a_transposed)
         self._grad_row_bits = PRECISION - bits_of_transform(self._b)
         self._weight_gradient_bits = PRECISION - bits_of_transform(self._numerators.T)
-        self._weight_bound = self._row_bound = math.nan
+        for matrix in (self._b_transposed, self._a, self._numerators):
+            require_exact(MOST_BITS, bits_of_transform(matrix), 1)
+        self.weight_bound = self._row_bound = math.nan
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         rounded = np.empty(weight.shape)
@@ -126,17 +138,17 @@ class ExactWinograd(Winograd):
         by_column = rounded.transpose(3, 0, 2, 1).reshape(weight.shape[3], -1)
         numerators = (self._numerators @ by_column).reshape(transformed.shape)
         np.divide(numerators, self._denominators, out=transformed)
-        self._weight_bound = round_to_grid(transformed, self._bits.weights, transformed)
+        self.weight_bound = round_to_grid(transformed, self._bits.weights, transformed)
 
     def begin_forward(self, input_bound: float) -> None:
         self._row_bound = input_bound * self._row_growth
-        product_bound = self._row_bound * self._weight_bound * self._product_growth
+        product_bound = self._row_bound * self.weight_bound * self._product_growth
         self._row_anchor = anchor(self._row_bound, self._bits.rows)
         self._product_anchor = anchor(product_bound, self._product_bits)
 
     def begin_backward(self, grad_bound: float) -> None:
         bound = grad_bound * self._grad_growth
-        row_bound = bound * self._weight_bound * self._input_gradient_growth
+        row_bound = bound * self.weight_bound * self._input_gradient_growth
         self._gradient_anchor = anchor(bound, self._bits.gradients)
         self._grad_row_anchor = anchor(row_bound, self._grad_row_bits)
 

@@ -16,7 +16,7 @@ from distcnn.nn.kernels.exact_epilogues import ExactEpilogue, ExactFusedPool, Ex
 from distcnn.nn.kernels.exact_products import add_in_order, multiply, store_gradient
 from distcnn.nn.kernels.fusion import Pooling
 from distcnn.nn.layer import Array, Call, Shape
-from distcnn.portable.grids import require_exact, round_to_grid
+from distcnn.portable.grids import nan_without_grid, require_exact, round_to_grid
 
 
 class ExactConvKernel(ConvKernel):
@@ -64,8 +64,10 @@ class ExactConvKernel(ConvKernel):
         if call.version != self._version:
             algorithm.round_weights(call.values["weight"], self._weights)
             self._version = call.version
-        algorithm.begin_forward(round_to_grid(x, algorithm.input_bits, inside))
-        self._epilogue.begin_forward(call.values["bias"])
+        bound = round_to_grid(x, algorithm.input_bits, inside)
+        algorithm.begin_forward(bound)
+        bias = call.values["bias"] + nan_without_grid(bound, algorithm.weight_bound)
+        self._epilogue.begin_forward(bias)
         return self._images
 
     def _begin_backward(self, grad_output: Array, call: Call, input_gradient: bool) -> None:

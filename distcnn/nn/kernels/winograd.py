@@ -109,9 +109,9 @@ def winograd_matrices(outputs: int, taps: int) -> tuple[Array, Array, Array]:
 def powers_of_points(count: int, exponents: int) -> Array:
     """The powers 0 to ``exponents`` - 1 of ``count`` - 1 points, and of infinity: the highest."""
     powers = np.zeros((count, exponents))
-    for index, point in enumerate(POINTS[: count - 1]):
-        powers[index] = point ** np.arange(exponents)
-    powers[-1, -1] = 1
+    powers[:-1, 0] = powers[-1, -1] = 1
+    for exponent in range(1, exponents):  # by products, because they are exact
+        powers[:-1, exponent] = powers[:-1, exponent - 1] * POINTS[: count - 1]
     return powers
 
 

@@ -107,3 +107,15 @@ def test_parts_evaluation_and_prediction_have_the_same_bits(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "identical" in done.stdout
+
+
+def test_random_networks_give_the_same_bits_fused_and_unfused() -> None:
+    """Outputs, losses and gradients of 60 networks, most of which nobody would build."""
+    environments = {}, other_environment(), {"OPENBLAS_NUM_THREADS": "2"}
+    printed = []
+    for environment in environments:
+        done = SERIAL.run(1, "-m", "tests.support.random_models", "60", **environment)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert len(set(printed)) == 1
+    assert len(printed[0]) == 65

@@ -13,7 +13,7 @@ import pytest
 
 from distcnn import train, verify
 from distcnn.random_streams import layer_streams
-from tests.conftest import MakeImageSet, as_flags, launcher_of, write_image_set
+from tests.conftest import SERIAL, MakeImageSet, as_flags, launcher_of, write_image_set
 from tests.support.training_fixtures import (
     CHECKED,
     receipt,
@@ -227,11 +227,11 @@ def test_records_that_no_replay_gives_are_named(
     (line,) = (each for each in lines if each.startswith(f"{other}: this machine does not"))
     assert ": step 8 " in line
     assert lines[-1].startswith("different: step 8: other weights: parameter conv1.bias;")
-    assert f"the records of {other} were made on a machine that" in lines[-1]
+    assert f"the records of {other} were changed, or made on" in lines[-1]
     third = altered(checked, tmp_path / "third", 8, "conv1.weight")
     code, lines = compare(other, third)
     assert code == 1
-    assert f"the records of {other} and {third} were made" in lines[-1]
+    assert f"the records of {other} and {third} were changed" in lines[-1]
 
 
 def test_records_alone_are_compared_without_data(
@@ -242,7 +242,7 @@ def test_records_alone_are_compared_without_data(
     data.unlink()
     code, lines = compare(checked, other)
     assert code == 1
-    (line,) = (each for each in lines if each.startswith(f"{other} cannot be replayed here: "))
+    (line,) = (each for each in lines if each.startswith(f"{other}: cannot be replayed here: "))
     assert "which is not there" in line
     assert lines[-1].startswith("different: step 2: other weights: parameter conv1.weight and ")
     code, lines = compare(checked, other, "--records-only")
@@ -291,6 +291,28 @@ def test_software_environment_and_source_are_listed_line_by_line(
     assert any(line.endswith(": module mine is new") for line in printed)
 
 
+def test_a_portable_run_has_its_environment_beside_the_receipt(
+    trained: Train, compare: Compare
+) -> None:
+    one = trained("one", arithmetic="portable")
+    other = trained("other", arithmetic="portable", threads_per_rank=2)
+    code, lines = compare(one, other)
+    assert code == 0
+    assert f"configuration: --threads-per-rank is 1 in {one}, 2 in {other}" in lines
+    assert f"software: blas_threads is 1 in {one}, 2 in {other}" in lines
+
+
+def test_a_receipt_that_was_edited_is_not_identical(
+    checked: Path, checked_copy: Path, compare: Compare
+) -> None:
+    """The lines are equal, but not the chain of their hashes."""
+    text = (checked_copy / "receipt.jsonl").read_text()
+    (checked_copy / "receipt.jsonl").write_text(text.replace(": ", ":", 1))
+    code, lines = compare(checked, checked_copy)
+    assert code == 1
+    assert lines[-1].startswith(f"different: {checked_copy}: step 0: receipt.jsonl was changed")
+
+
 def test_metrics_are_compared_only_over_the_same_steps(
     trained: Train, checked: Path, compare: Compare
 ) -> None:
@@ -332,3 +354,22 @@ def test_any_ranks_find_the_same(
         PYTHONPATH=with_path(tmp_path),
     )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, verdict)
+
+
+def test_the_run_of_a_failing_processor_is_told_from_a_sound_one(
+    image_set: MakeImageSet, tmp_path: Path, compare: Compare
+) -> None:
+    """Some bits of a layer's output are flipped in step 7: no settings differ, only records do."""
+    flags = ["--data", str(image_set()), *CHECKED, "--model", "tests.support.faulty:network"]
+    sound, failing = tmp_path / "sound", tmp_path / "failing"
+    SERIAL.train(1, sound, *flags)
+    faults = {"FAULT": "random", "FAULT_RANKS": "0", "FAULT_STEP": "6", "FAULTS": "8"}
+    SERIAL.train(1, failing, *flags, **faults)
+    code, lines = compare(sound, failing, "--trust-model")
+    assert code == 1
+    assert "configuration, data, software and environment: no difference" in lines
+    assert f"{sound}: this machine reproduces its records up to step 8" in lines
+    assert f"the records of {failing} were changed, or made on a machine" in lines[-1]
+    code, lines = compare(failing, "--sample", 99, "--trust-model")
+    assert code == 1
+    assert lines[-1].startswith("different: steps 6 to 8: step 8 ")

@@ -22,7 +22,7 @@ from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.errors import InputError
 from distcnn.training.comparison import Different
 from distcnn.training.replay import Replayed, Source
-from distcnn.training.sampling import Stretch, draw, plan_sample, replay_stretches
+from distcnn.training.sampling import Stretch, draw, draw_sample, replay_stretches
 from tests.support.training_fixtures import receipt, resume, store_of, write_receipt
 
 ALL = 99
@@ -36,11 +36,11 @@ def as_many_threads_as_a_rank_has() -> Iterator[None]:
 
 def sample(run: Path, count: int = ALL, seed: int = 0) -> list[Replayed]:
     source = Source(run)
-    return replay_stretches(source, plan_sample(run, count, seed, print), Communicator(), print)
+    return replay_stretches(source, draw_sample(run, count, seed, print), Communicator(), print)
 
 
 def spans(run: Path) -> list[tuple[int, int]]:
-    return [(each.first, each.last) for each in plan_sample(run, ALL, 0, print).stretches]
+    return [(each.first, each.last) for each in draw_sample(run, ALL, 0, print).stretches]
 
 
 def change(run: Path, step: int, edit: Callable[[Checkpoint], Checkpoint]) -> None:
@@ -64,6 +64,11 @@ def with_one_bit(array: str) -> Callable[[Checkpoint], Checkpoint]:
         return replace(checkpoint, arrays={**checkpoint.arrays, array: changed})
 
     return edit
+
+
+def forged_receipt(checkpoint: Checkpoint) -> str:
+    """The checkpoint's lines of the receipt, but for the last one's end."""
+    return checkpoint.texts["receipt"].rstrip()[:-1] + ', "more": 1}\n'
 
 
 def test_stretches_are_drawn_without_replacement_and_all_equally_often() -> None:
@@ -105,7 +110,7 @@ def test_a_stretch_without_recorded_weights_is_compared_with_its_checkpoint(
         (with_text("configuration", momentum=0.5), "momentum: 0.5 in its checkpoint, but 0.9 in"),
         (with_text("dataset", content_sha256="0"), "content_sha256: 0 in its checkpoint, but"),
         (
-            lambda found: replace(found, texts={**found.texts, "receipt": "{}\n"}),
+            lambda found: replace(found, texts={**found.texts, "receipt": forged_receipt(found)}),
             "receipt.jsonl does not begin with the lines in the checkpoint of step 9",
         ),
         (
@@ -131,7 +136,7 @@ def test_all_that_a_checkpoint_holds_is_compared(
 def test_times_and_ranks_in_a_checkpoint_may_be_others(checked_copy: Path) -> None:
     state = json.loads(store_of(checked_copy).load(9).texts["state"])
     change(checked_copy, 9, with_text("state", whole={**state["whole"], "seconds": 1e6}))
-    change(checked_copy, 9, with_text("state", run_seconds=1e6, world_size=64))
+    change(checked_copy, 9, with_text("state", run_seconds=1e6, world_size=64, spot_checks=7))
     sample(checked_copy)
 
 
@@ -146,8 +151,15 @@ def test_an_altered_line_is_found_in_its_stretch(checked_copy: Path) -> None:
     sample(checked_copy, 1, seed)  # it is not in this one
 
 
+def test_a_receipt_whose_chain_is_broken_is_found_by_any_sample(checked_copy: Path) -> None:
+    text = (checked_copy / "receipt.jsonl").read_text()
+    (checked_copy / "receipt.jsonl").write_text(text.replace(": ", ":", 1))
+    with pytest.raises(Different, match=r"receipt\.jsonl was changed"):
+        sample(checked_copy, 1)
+
+
 def draw_of(run: Path, seed: int) -> list[tuple[int, int]]:
-    return [(each.first, each.last) for each in plan_sample(run, 1, seed, print).drawn]
+    return [(each.first, each.last) for each in draw_sample(run, 1, seed, print).drawn]
 
 
 @pytest.mark.parametrize(("saved", "recorded", "last"), [(9, 9, (8, 9)), (8, 10, (8, 10))])
@@ -197,7 +209,7 @@ def test_the_command_prints_how_to_repeat_it(
     assert run_verify(checked, "--sample", 2, "--sample-seed", seed) == 0
     assert capsys.readouterr().out == out
     assert "identical: 2 of 6 stretches, " in out
-    assert "the other 4 stretches" in out
+    assert "not checked: 4 other stretches; " in out
     assert run_verify(checked, "--sample", 9) == 0
     out = capsys.readouterr().out
     assert "the run has 6 stretches" in out
@@ -235,4 +247,4 @@ def test_a_run_without_checkpoints_cannot_be_sampled(checked_copy: Path) -> None
     for step in store_of(checked_copy).steps():
         store_of(checked_copy).path_of(step).unlink()
     with pytest.raises(InputError, match="no checkpoint to sample from"):
-        plan_sample(checked_copy, 1, 0, print)
+        draw_sample(checked_copy, 1, 0, print)

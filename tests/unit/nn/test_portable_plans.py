@@ -157,8 +157,9 @@ def test_the_order_of_sums_matters_to_native_arithmetic_only(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("layer", "more"),
-    # Winograd's operands stay some bits below their bounds, which hold for any images.
-    [(Conv2d(3, 3), 1), (Dense(100), 1), (Conv2d(30, 3), 4), (Conv2d(30, (3, 5)), 4)],
+    # Winograd's operands stay some bits below their bounds, which hold for any images. A dense
+    # layer has the bits for all its features, but takes them in three blocks.
+    [(Conv2d(3, 3), 1), (Dense(100), 2), (Conv2d(30, 3), 4), (Conv2d(30, (3, 5)), 4)],
 )
 def test_every_product_is_exact_and_with_more_bits_an_operand_not(
     layer: Layer, more: int, monkeypatch: pytest.MonkeyPatch
@@ -181,6 +182,10 @@ def test_every_product_is_exact_and_with_more_bits_an_operand_not(
         monkeypatch.setattr(
             module, "operand_bits", lambda *terms: more + grids.operand_bits(*terms)
         )
+    with pytest.raises(ValueError, match="not exact"):  # when the plan is made
+        run()
+    for module in (exact_algorithms, exact_dense):
+        monkeypatch.setattr(module, "require_exact", lambda *bits: None)
     with pytest.raises(Inexact):
         run()
 
@@ -210,7 +215,7 @@ def test_fused_layers_have_the_bits_of_one_after_another(
 def test_sums_of_more_terms_than_are_exact_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     layers: list[Layer] = [Conv2d(20, 5), MaxPool2d(2), ReLU(), Flatten(), Dense(10)]
     whole = results(made(layers, (8, 12, 12), 6))
-    for module in (grids, exact_products):
+    for module in (grids, exact_products, exact_algorithms, exact_dense):
         monkeypatch.setattr(module, "MOST_TERMS", 16)
     split = results(made(layers, (8, 12, 12), 6))
     for one, other in zip(split, whole, strict=True):

@@ -45,6 +45,13 @@ def test_the_ledger_counts_whole_epochs_alone(make_records: MakeRecords) -> None
     assert "There is no receipt" in " ".join(ledger(make_records("b")))
 
 
+def test_spot_checks_are_counted(records: RunRecords) -> None:
+    assert records.result is not None
+    assert "Spot checks" not in " ".join(ledger(records))
+    checked = replace(records, result=replace(records.result, spot_checks=24))
+    assert "Spot checks computed 24 shards a second time" in " ".join(ledger(checked))
+
+
 def test_runs_are_compared_step_by_step(make_records: MakeRecords) -> None:
     one = make_records("a", [weights(1, "x"), weights(2, "y"), weights(3, "z")])
     other = make_records("b", [weights(1, "x"), weights(3, "q")])

@@ -108,6 +108,8 @@ def test_an_operation_is_found_under_any_name(
         ),
         ("from distcnn.nn import portable as p", "p.matmul(x, x) * p.log1p(p.power(x, 2))"),
         ("from distcnn.nn.portable import exp, tanh", "exp(x) - tanh(x)"),
+        ("import distcnn as dc", "dc.nn.portable.mean(x) + dc.nn.portable.total(x)"),
+        ("import distcnn.nn.portable", "distcnn.nn.portable.mean(x)"),
         ("from distcnn.nn.portable import total as sum", "sum(x)"),
         ("import numpy as np", "np.where(x > 0, x, -x) / (np.abs(x) + 1.5) * np.maximum(x, 0) - 1"),
         ("import numpy as np", "np.sqrt(np.square(x)) + np.clip(x, 0, 1) + np.sign(x)"),

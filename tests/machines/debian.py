@@ -1,7 +1,7 @@
 """Packages of Debian or Ubuntu, unpacked into a folder: without root, and of any architecture.
 
-apt-get works in a root of its own here, with this machine's list of sources. What was prepared
-stays in ``CACHE``.
+apt-get works in a root of its own here, with this machine's list of sources or a suite of
+Debian. What was prepared stays in ``CACHE``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 CACHE = ROOT / "build" / "machines"
+DEBIAN = (
+    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+    " http://deb.debian.org/debian {} main\n"
+)
 SECONDS = 120
 
 
@@ -35,14 +39,17 @@ def prepared(name: str, prepare: Callable[[Path], None]) -> Path:
     return folder
 
 
-def unpack(packages: Sequence[str], architecture: str, folder: Path, *, needed: bool) -> None:
-    """Unpack ``packages``, and with ``needed`` all that they need, into ``folder``.
+def unpack(
+    packages: Sequence[str], architecture: str, folder: Path, *, needed: bool, suite: str = ""
+) -> None:
+    """Unpack ``packages``, and with ``needed`` all that they need, into ``folder``: from a suite of
+    Debian, by default from this machine's sources.
 
     Raises:
         Unavailable: if apt-get or dpkg is missing, or fails, as it does without a network.
     """
     with tempfile.TemporaryDirectory() as name:
-        apt = _apt_root(Path(name), architecture)
+        apt = _apt_root(Path(name), architecture, suite)
         run("apt-get", *apt, "update")
         get = ["install", "--yes", "--no-install-recommends", "--download-only"]
         run("apt-get", *apt, *(get if needed else ["download"]), *packages, cwd=name)
@@ -66,7 +73,7 @@ def run(*command: str, cwd: str | None = None) -> str:
     return done.stdout
 
 
-def _apt_root(folder: Path, architecture: str) -> list[str]:
+def _apt_root(folder: Path, architecture: str, suite: str) -> list[str]:
     """Options with which apt-get works in ``folder``, where no package is installed."""
     (folder / "archives" / "partial").mkdir(parents=True)
     (folder / "state" / "lists" / "partial").mkdir(parents=True)
@@ -80,6 +87,10 @@ def _apt_root(folder: Path, architecture: str) -> list[str]:
         "Dir::State": str(folder / "state"),
         "Dir::State::status": str(folder / "status"),
     }
+    if suite:
+        (folder / "sources.list").write_text(DEBIAN.format(suite))
+        options["Dir::Etc::sourcelist"] = str(folder / "sources.list")
+        options["Dir::Etc::sourceparts"] = "/dev/null"
     return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from distcnn.system.environment import PREFIXES
 from tests.conftest import ROOT, clean_environment, launcher_of
-from tests.machines import arm64
+from tests.machines.emulated import Emulated
 from tests.machines.measure import FEW, MODELS, STEPS, Measured
 from tests.machines.other_blas import library_of, plain_loops
 from tests.machines.starts import Start, kernel, lowest_numpy, no_simd
@@ -85,6 +85,12 @@ def plain_environment() -> dict[str, str]:
     }
 
 
+def emulated(name: str, machine: Emulated) -> Environment:
+    """An emulated machine, which is slow."""
+    effect = {"machine": (machine.name,)}
+    return Environment(name, machine.start, effect, models=("tutorial", "lenet"), steps=FEW)
+
+
 KERNELS = (
     # The names that OpenBLAS gives them: wheels of NumPy have one kernel for several processors.
     Environment("kernel Prescott", kernel("Prescott", "pni"), {"kernel": ("Katmai", "Prescott")}),
@@ -108,11 +114,11 @@ ENVIRONMENTS = (
     Environment("plain loops for BLAS", plain_loops, {"blas": ("plain loops",)}),
     Environment("reference BLAS", library_of("blas"), {"blas": ("blas/libblas.so.3",)}),
     Environment("BLIS", library_of("blis-serial"), {"blas": ("blis-serial/libblas.so.3",)}),
-    Environment(
-        "emulated arm64",
-        arm64.start,
-        {"machine": ("aarch64",)},
-        models=("tutorial", "lenet"),
-        steps=FEW,
-    ),
+    emulated("emulated arm64", Emulated("aarch64", "arm64")),
 )
+TABLE = (
+    *ENVIRONMENTS,
+    emulated("emulated riscv64", Emulated("riscv64", "riscv64", "trixie")),
+    emulated("emulated s390x (big-endian)", Emulated("s390x", "s390x", "forky")),
+)
+"""The environments of the table in docs/machines.md: also some that need minutes and Debian."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from distcnn.distributed import Allreduce, Communicator, ExactSum
 from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.doctor.findings import BAD, GOOD, WARNING, Finding, Found, Ranks, Same
+from distcnn.doctor.layers import layers_sha256
+from distcnn.doctor.reference import Reference
 from distcnn.portable import self_test
 from distcnn.random_streams import generator
 from distcnn.training.fingerprint import PRODUCTS, arithmetic_sha256, operands
@@ -54,6 +56,12 @@ BROKEN = (
 NO_FLUSH = (
     "find the library that changes the floating-point mode (one built with -ffast-math), or use"
     " another NumPy; --arithmetic native works"
+)
+
+
+OTHER_LAYERS = (
+    "install distcnn again if its files were changed (see distcnn), or use another NumPy; else"
+    " please report it, with what this command prints; --arithmetic native works"
 )
 
 
@@ -115,8 +123,15 @@ def sum_of(ranks: Iterable[int], world_size: int) -> NDArray[np.float64]:
 
 def portable(communicator: Communicator, options: argparse.Namespace) -> Found:
     """Whether portable arithmetic gives here what it gives on every machine."""
+    refused = "--arithmetic portable is not possible: "
     if found := self_test.problem():
-        yield Finding(BAD, "portable", f"--arithmetic portable is not possible: {found}", NO_FLUSH)
+        yield Finding(BAD, "portable", refused + found, NO_FLUSH)
+    elif (found := layers_sha256()) != (expected := Reference.read().layers):
+        text = (
+            "functions and products are right, but the layers of a small network give the hash"
+            f" {found[:12]}, on other machines {expected[:12]}"
+        )
+        yield Finding(BAD, "portable", refused + text, OTHER_LAYERS)
     else:
         yield Finding(GOOD, "portable", "this machine computes the reference hash")
 

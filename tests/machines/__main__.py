@@ -15,10 +15,13 @@ from collections.abc import Iterator
 
 from distcnn.doctor.layers import layers_sha256
 from distcnn.doctor.reference import FILE, Reference
-from tests.machines.environments import ENVIRONMENTS, Environment, Unavailable
+from distcnn.system.host import processor
+from tests.machines.debian import Unavailable
+from tests.machines.environments import TABLE, Environment
 from tests.machines.measure import (
     FEW,
     MODELS,
+    ROOT,
     STEPS,
     Measured,
     images_sha256,
@@ -26,17 +29,24 @@ from tests.machines.measure import (
     synthetic_sha256,
 )
 
-HEAD = ("environment", "machine", "NumPy", "BLAS", "threads", "ranks", *MODELS, "native")
+HEAD = ("environment", "machine", "NumPy", "BLAS", "steps", *MODELS, "native")
 DIGITS = 8
+PAGES = ROOT / "README.md", ROOT / "docs" / "machines.md"
 
 
 def write() -> int:
-    """Make this machine's hashes the reference."""
-    found = {steps: measure(MODELS, steps).weights for steps in (FEW, STEPS)}
-    weights = {model: {str(n): found[n][model] for n in found} for model in MODELS}
+    """Make this machine's hashes the reference, also on the pages that have them."""
+    old = Reference.read().weights if FILE.exists() else {}
+    found = {str(steps): measure(MODELS, steps).weights for steps in (FEW, STEPS)}
+    weights = {model: {steps: found[steps][model] for steps in found} for model in MODELS}
     reference = Reference(images_sha256(), weights, synthetic_sha256(), layers_sha256())
     FILE.write_text(json.dumps(dataclasses.asdict(reference), indent=2) + "\n")
-    print(f"{FILE} written: also in README.md is {weights['lenet'][str(STEPS)]}")
+    changed = {old[model][n]: weights[model][n] for model in old for n in old[model]}
+    for page in PAGES:
+        text = page.read_text()
+        for before, now in changed.items():
+            text = text.replace(before, now).replace(before[:DIGITS], now[:DIGITS])
+        page.write_text(text)
     return 0
 
 
@@ -44,7 +54,7 @@ def table() -> int:
     """Print a row for each environment; the exit code says whether all gave the reference."""
     print(_row(HEAD), _row("---" for _ in HEAD), sep="\n")
     same = True
-    for environment in ENVIRONMENTS:
+    for environment in TABLE:
         try:
             found = environment.measure()
         except Unavailable as reason:
@@ -62,7 +72,7 @@ def here() -> int:
         return 2
     found = measure(MODELS, STEPS)
     print(_row(HEAD), _row("---" for _ in HEAD), sep="\n")
-    print(_row(cells(Environment("here"), found)))
+    print(_row(cells(Environment(processor()), found)))
     wrong = differences(found, STEPS)
     print("\n".join(wrong) or f"the reference hashes of {', '.join(MODELS)}, {STEPS} steps")
     return int(bool(wrong))
@@ -81,8 +91,7 @@ def differences(found: Measured, steps: int) -> list[str]:
 def cells(environment: Environment, found: Measured) -> Iterator[str]:
     """A row of the table."""
     facts = found.facts
-    yield from (environment.name, facts.machine, facts.numpy, facts.blas or "unknown")
-    yield from (str(facts.threads), str(facts.ranks))
+    yield from (environment.name, facts.machine, facts.numpy, facts.blas, str(environment.steps))
     for model in MODELS:
         yield found.weights[model][:DIGITS] if model in found.weights else ""
     yield found.native[:DIGITS]

@@ -7,31 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from distcnn.system.environment import PREFIXES
-from distcnn.system.host import cpu_info
 from tests.conftest import ROOT, clean_environment, launcher_of
-from tests.machines.measure import MODELS, STEPS, Measured, enabled_features
+from tests.machines.emulated import Emulated
+from tests.machines.measure import FEW, MODELS, STEPS, Measured
+from tests.machines.other_blas import library_of, plain_loops
+from tests.machines.starts import Start, kernel, lowest_numpy, no_simd
 
 SECONDS = 300
-THREADS = ("OMP_NUM_THREADS", "LD_PRELOAD")
+OTHERS = ("OMP_NUM_THREADS", "LD_PRELOAD", "OTHER_BLAS")
 """Variables of this process that an environment does not inherit, besides those that select
 kernels."""
-
-
-class Unavailable(Exception):
-    """This machine cannot have an environment; says why."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """How to start Python in an environment: a command and variables."""
-
-    command: tuple[str, ...] = (sys.executable,)
-    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,29 +79,16 @@ class Environment:
 
 def plain_environment() -> dict[str, str]:
     """The environment without variables that select kernels or threads."""
-    left_out = (*PREFIXES, *THREADS)
+    left_out = (*PREFIXES, *OTHERS)
     return {
         name: value for name, value in clean_environment().items() if not name.startswith(left_out)
     }
 
 
-def kernel(name: str, needs: str) -> Callable[[], Start]:
-    """OpenBLAS with this kernel, on a processor that has the instructions ``needs``."""
-
-    def start() -> Start:
-        lacking = [flag for flag in needs.split() if flag not in cpu_info("flags").split()]
-        if lacking:
-            raise Unavailable(f"this processor has no {', '.join(lacking)}")
-        return Start(variables={"OPENBLAS_CORETYPE": name})
-
-    return start
-
-
-def no_simd() -> Start:
-    """NumPy without the instruction sets that it chooses at run time."""
-    if not (features := enabled_features()):
-        raise Unavailable("NumPy chooses no instruction sets here")
-    return Start(variables={"NPY_DISABLE_CPU_FEATURES": " ".join(features)})
+def emulated(name: str, machine: Emulated) -> Environment:
+    """An emulated machine, which is slow."""
+    effect = {"machine": (machine.name,)}
+    return Environment(name, machine.start, effect, models=("tutorial", "lenet"), steps=FEW)
 
 
 KERNELS = (
@@ -131,7 +107,18 @@ ENVIRONMENTS = (
     Environment("as installed"),
     *KERNELS,
     Environment("no SIMD of NumPy", no_simd, {"simd": ((),)}),
+    Environment("lowest NumPy", lowest_numpy, {"numpy": ("2.0.0", "2.0.1", "2.0.2")}),
     Environment("2 threads", threads=2),
     *(Environment(f"{ranks} ranks", ranks=ranks) for ranks in (2, 3, 5)),
     Environment("3 ranks, overlap", ranks=3, overlap="on", effect={"overlap": ("on",)}),
+    Environment("plain loops for BLAS", plain_loops, {"blas": ("plain loops",)}),
+    Environment("reference BLAS", library_of("blas"), {"blas": ("blas/libblas.so.3",)}),
+    Environment("BLIS", library_of("blis-serial"), {"blas": ("blis-serial/libblas.so.3",)}),
+    emulated("emulated arm64", Emulated("aarch64", "arm64")),
 )
+TABLE = (
+    *ENVIRONMENTS,
+    emulated("emulated riscv64", Emulated("riscv64", "riscv64", "trixie")),
+    emulated("emulated s390x (big-endian)", Emulated("s390x", "s390x", "forky")),
+)
+"""The environments of the table in docs/machines.md: also some that need minutes and Debian."""

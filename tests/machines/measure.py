@@ -42,12 +42,12 @@ class Facts:
         processor: its name, as the system reports it.
         python, numpy: versions.
         simd: the instruction sets that NumPy chooses at run time and has enabled here.
-        blas: the library, its version and kernel.
+        blas: the library, its version and kernel; or what computed in its place.
         kernel: the kernel of the BLAS alone, such as Haswell; empty where it cannot be told.
         threads: of the BLAS, while the network was trained.
         ranks: processes.
         overlap: whether gradients are summed during the backward pass.
-        replaced: calls of functions of the BLAS that ``other_blas.c`` took over.
+        replaced: calls of the BLAS that ``other_blas.c`` took over, 0 without it.
     """
 
     machine: str
@@ -137,20 +137,21 @@ def synthetic_sha256(threads: int = 1) -> str:
 
 def facts(threads: int, ranks: int, overlap: str) -> Facts:
     """What this process computes with."""
-    library = blas()
-    names = [library.get(key) for key in ("internal_api", "version", "architecture")]
+    library, (replaced, other) = blas(), other_blas()
+    names = [library.get(key, "") for key in ("internal_api", "version", "architecture")]
+    built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # for old threadpoolctl
     return Facts(
         machine=platform.machine(),
         processor=cpu_info("model name"),
         python=platform.python_version(),
         numpy=np.__version__,
         simd=enabled_features(),
-        blas=" ".join(name for name in names if name),
-        kernel=library.get("architecture", ""),
+        blas=other or " ".join(names if any(names) else (built["name"], built["version"])),
+        kernel="" if other else library.get("architecture", ""),
         threads=threads,
         ranks=ranks,
         overlap=overlap,
-        replaced=replaced_calls(),
+        replaced=replaced,
     )
 
 
@@ -167,10 +168,13 @@ def enabled_features() -> tuple[str, ...]:
     return tuple(name for name in core.__cpu_dispatch__ if core.__cpu_features__[name])
 
 
-def replaced_calls() -> int:
-    """How often ``other_blas.c`` has computed, which a test loads before the BLAS."""
-    counter = getattr(ctypes.CDLL(None), "other_blas_calls", None)
-    return counter() if counter else 0
+def other_blas() -> tuple[int, str]:
+    """How often ``other_blas.c`` has computed, if it was loaded before the BLAS, and with what."""
+    process = ctypes.CDLL(None)
+    if not hasattr(process, "other_blas_calls"):
+        return 0, ""
+    process.other_blas_name.restype = ctypes.c_char_p
+    return process.other_blas_calls(), "/".join(process.other_blas_name().decode().split("/")[-2:])
 
 
 def main() -> None:

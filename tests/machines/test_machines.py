@@ -6,23 +6,39 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from distcnn.doctor.reference import Reference
-from tests.conftest import ROOT
-from tests.machines.environments import ENVIRONMENTS, KERNELS, Environment, Unavailable
-from tests.machines.measure import DATA, STEPS, Measured, facts, images_sha256
+from tests.conftest import ROOT, SERIAL, as_flags
+from tests.machines.__main__ import HEAD
+from tests.machines.debian import Unavailable
+from tests.machines.environments import ENVIRONMENTS, KERNELS, Environment
+from tests.machines.measure import DATA, MODELS, STEPS, Measured, facts, images_sha256
+from tests.machines.starts import Start
 
 REFERENCE = Reference.read()
+LINE = f"\nweights {REFERENCE.weights['lenet'][str(STEPS)]}\n"
+"""Of ``python -m distcnn.train --arithmetic portable --max-steps 20``."""
 
 
 def measured(environment: Environment) -> Measured:
     """What was trained there; skips the test where that is not possible."""
+    require_mnist()
+    start_of(environment)
+    return environment.measure()
+
+
+def require_mnist() -> None:
     if not DATA.exists() or images_sha256() != REFERENCE.images:
         pytest.skip("data/mnist.h5 is not MNIST: python data/mnist.py makes it")
+
+
+def start_of(environment: Environment) -> Start:
+    """How Python is started there; skips the test where that is not possible."""
     try:
-        return environment.measure()
+        return environment.start()
     except Unavailable as reason:
         pytest.skip(str(reason))
 
@@ -32,6 +48,7 @@ def measured(environment: Environment) -> Measured:
 def test_one_hash_in_every_environment(environment: Environment) -> None:
     found = measured(environment)
     assert environment.problem(found) == ""
+    assert (found.facts.replaced > 0) == ("LD_PRELOAD" in environment.start().variables)
     expected = {model: REFERENCE.weights[model] for model in environment.models}
     assert found.weights == {model: of[str(environment.steps)] for model, of in expected.items()}
 
@@ -52,5 +69,23 @@ def test_an_environment_without_effect_is_found() -> None:
     assert "ranks is 1" in environment.problem(measured)
 
 
-def test_the_readme_has_the_hash() -> None:
-    assert REFERENCE.weights["lenet"][str(STEPS)] in (ROOT / "README.md").read_text()
+def test_the_pages_have_the_hashes() -> None:
+    assert (
+        f"\nweights {REFERENCE.weights['lenet'][str(STEPS)]}\n" in (ROOT / "README.md").read_text()
+    )
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "machines.md").read_text().splitlines()]
+    checked = 0
+    for _, _, _, _, steps, *found, _ in (row for row in rows if len(row) == len(HEAD)):
+        for model, digits in zip(MODELS, found, strict=True):
+            if steps.isdigit() and digits:
+                assert REFERENCE.weights[model][steps].startswith(digits)
+                checked += 1
+    assert checked > len(ENVIRONMENTS)
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme_prints_the_hash(tmp_path: Path) -> None:
+    require_mnist()
+    flags = as_flags(arithmetic="portable", max_steps=STEPS, output=tmp_path / "run")
+    done = SERIAL.run(1, "-m", "distcnn.train", *flags)
+    assert LINE in done.stdout

@@ -44,6 +44,15 @@ def wrong_sum(self, values):
     values[-1] += 1
 np.matmul, MPICommunicator.allreduce_sum = wrong_product, wrong_sum
 """
+LAYERS = """
+import numpy as np
+from distcnn.nn.kernels import exact_dense
+store_gradient = exact_dense.store_gradient
+def other_gradient(exact, grads):
+    store_gradient(exact, grads)
+    grads[...] = np.nextafter(grads, np.float32(1))
+exact_dense.store_gradient = other_gradient
+"""
 
 
 @pytest.mark.mpi
@@ -65,6 +74,15 @@ def test_one_bit_of_a_product_and_a_sum(mpirun: Launcher, tmp_path: Path) -> Non
     seen.only_bad("products", "portable", "sum")
     assert "ranks compute different bits" in seen.of("products", "bad")
     assert "ranks got different sums" in seen.of("sum", "bad")
+
+
+@pytest.mark.mpi
+def test_one_rank_whose_layers_round_differently(mpirun: Launcher, tmp_path: Path) -> None:
+    seen = doctor_but(mpirun, 2, 1, patched(tmp_path, LAYERS))
+    seen.only_bad("portable")
+    assert "the layers of a small network" in seen.of("portable", "bad")
+    assert "on rank 1 (host" in seen.of("portable", "bad")
+    assert "reference hash, on rank 0 (host" in seen.of("portable", "good")
 
 
 @pytest.mark.mpi

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distcnn.distributed import Communicator
@@ -29,6 +30,7 @@ from distcnn.doctor.findings import (
 )
 from distcnn.doctor.mpi_library import family
 from distcnn.doctor.time_limits import bounded
+from distcnn.nn.kernels import exact_dense
 from tests.conftest import ROOT
 
 FOUR = Ranks({0: "a", 1: "a", 2: "b", 3: "b"})
@@ -208,3 +210,20 @@ def test_what_is_slow_for_a_network(latency: float, seconds: float, expected: li
     rows = [(8, latency), (1024, latency), (sums.GRADIENT_BYTES, seconds), (2**24, 5 * seconds)]
     found = sums.allreduce_speed(rows, hosts=2)
     assert [each.name for each in found if each.state == WARNING] == expected
+
+
+def test_layers_that_round_differently_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    store_gradient = exact_dense.store_gradient
+
+    def other_gradient(exact: Any, grads: Any) -> None:
+        store_gradient(exact, grads)
+        grads[...] = np.nextafter(grads, np.float32(1))
+
+    (good,) = sums.portable(Communicator(), argparse.Namespace())
+    monkeypatch.setattr(exact_dense, "store_gradient", other_gradient)
+    (bad,) = sums.portable(Communicator(), argparse.Namespace())
+    assert isinstance(good, Finding)
+    assert isinstance(bad, Finding)
+    assert (good.state, bad.state) == (GOOD, BAD)
+    assert "layers" in bad.text
+    assert "--arithmetic native" in bad.remedy

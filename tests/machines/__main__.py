@@ -91,7 +91,8 @@ def differences(found: Measured, steps: int) -> list[str]:
 def cells(environment: Environment, found: Measured) -> Iterator[str]:
     """A row of the table."""
     facts = found.facts
-    yield from (environment.name, facts.machine, facts.numpy, facts.blas, str(environment.steps))
+    machine = f"{facts.machine}, {facts.bits} bits, {facts.byte_order}-endian"
+    yield from (environment.name, machine, facts.numpy, facts.blas, str(environment.steps))
     for model in MODELS:
         yield found.weights[model][:DIGITS] if model in found.weights else ""
     yield found.native[:DIGITS]

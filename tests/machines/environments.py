@@ -85,10 +85,10 @@ def plain_environment() -> dict[str, str]:
     }
 
 
-def emulated(name: str, machine: Emulated) -> Environment:
-    """An emulated machine, which is slow."""
-    effect = {"machine": (machine.name,)}
-    return Environment(name, machine.start, effect, models=("tutorial", "lenet"), steps=FEW)
+def emulated(name: str, where: Emulated, **effect: object) -> Environment:
+    """A machine that is slow, or has only what Debian has for it, and facts that show it."""
+    shown = {fact: (value,) for fact, value in effect.items()}
+    return Environment(name, where.start, shown, models=("tutorial", "lenet"), steps=FEW)
 
 
 KERNELS = (
@@ -114,11 +114,13 @@ ENVIRONMENTS = (
     Environment("plain loops for BLAS", plain_loops, {"blas": ("plain loops",)}),
     Environment("reference BLAS", library_of("blas"), {"blas": ("blas/libblas.so.3",)}),
     Environment("BLIS", library_of("blis-serial"), {"blas": ("blis-serial/libblas.so.3",)}),
-    emulated("emulated arm64", Emulated("aarch64", "arm64")),
+    emulated("emulated arm64", Emulated("aarch64", "arm64"), machine="aarch64"),
 )
 TABLE = (
     *ENVIRONMENTS,
-    emulated("emulated riscv64", Emulated("riscv64", "riscv64", "trixie")),
-    emulated("emulated s390x (big-endian)", Emulated("s390x", "s390x", "forky")),
+    emulated("32-bit x86", Emulated("i686", "i386", "trixie"), bits=32),
+    emulated("emulated riscv64", Emulated("riscv64", "riscv64", "trixie"), machine="riscv64"),
+    emulated("emulated ppc64le", Emulated("ppc64le", "ppc64el", "forky"), machine="ppc64le"),
+    emulated("emulated s390x", Emulated("s390x", "s390x", "forky"), byte_order="big"),
 )
-"""The environments of the table in docs/machines.md: also some that need minutes and Debian."""
+"""The environments of the table in docs/machines.md: also some that need a suite of Debian."""

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,8 @@ class Facts:
 
     Attributes:
         machine: the architecture, as in ``uname -m``.
+        bits: of an address, 64 or 32.
+        byte_order: "little" or "big", the end of a number that comes first.
         processor: its name, as the system reports it.
         python, numpy: versions.
         simd: the instruction sets that NumPy chooses at run time and has enabled here.
@@ -51,6 +54,8 @@ class Facts:
     """
 
     machine: str
+    bits: int
+    byte_order: str
     processor: str
     python: str
     numpy: str
@@ -142,6 +147,8 @@ def facts(threads: int, ranks: int, overlap: str) -> Facts:
     built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # for old threadpoolctl
     return Facts(
         machine=platform.machine(),
+        bits=sys.maxsize.bit_length() + 1,
+        byte_order=sys.byteorder,
         processor=cpu_info("model name"),
         python=platform.python_version(),
         numpy=np.__version__,

@@ -13,6 +13,7 @@ import hashlib
 import json
 import platform
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +50,7 @@ class Facts:
         kernel: the kernel of the BLAS alone, such as Haswell; empty where it cannot be told.
         threads: of the BLAS, while the network was trained.
         ranks: processes.
-        overlap: whether gradients are summed during the backward pass.
+        overlap: whether a thread summed gradients during the backward pass.
         replaced: calls of the BLAS that ``other_blas.c`` took over, 0 without it.
     """
 
@@ -64,7 +65,7 @@ class Facts:
     kernel: str
     threads: int
     ranks: int
-    overlap: str
+    overlap: bool
     replaced: int
 
 
@@ -91,13 +92,14 @@ class Measured:
 
 
 class Threads(dc.Callback):
-    """The number of BLAS threads during the first step."""
+    """The threads during the last step: of the BLAS, and one that sums gradients."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.of_blas, self.sums = 0, False
 
     def on_step(self, step: int, loss: float) -> None:
-        self.count = self.count or blas().get("num_threads", 0)
+        self.of_blas = blas().get("num_threads", 0)
+        self.sums = any(thread.name == "sums" for thread in threading.enumerate())
 
 
 def measure(
@@ -114,7 +116,7 @@ def measure(
 
     weights = {model: train(model, "portable") for model in models}
     ranks = dc.Trainer().world_size
-    return Measured(weights, train(NATIVE, "native"), facts(seen.count, ranks, overlap))
+    return Measured(weights, train(NATIVE, "native"), facts(seen.of_blas, ranks, seen.sums))
 
 
 def read_images() -> tuple[Any, Any]:
@@ -140,7 +142,7 @@ def synthetic_sha256(threads: int = 1) -> str:
     return run.params_sha256
 
 
-def facts(threads: int, ranks: int, overlap: str) -> Facts:
+def facts(threads: int, ranks: int, overlap: bool) -> Facts:
     """What this process computes with."""
     library, (replaced, other) = blas(), other_blas()
     names = [library.get(key, "") for key in ("internal_api", "version", "architecture")]

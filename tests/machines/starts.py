@@ -11,7 +11,7 @@ from pathlib import Path
 from distcnn.system.host import cpu_info
 from tests.conftest import ROOT
 from tests.machines.debian import Unavailable, prepared, run
-from tests.machines.measure import enabled_features
+from tests.machines.measure import blas, enabled_features
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ def kernel(name: str, needs: str) -> Callable[[], Start]:
     """OpenBLAS with this kernel, on a processor that has the instructions ``needs``."""
 
     def start() -> Start:
+        if blas().get("internal_api") != "openblas":
+            raise Unavailable("NumPy's BLAS is not OpenBLAS here")
         lacking = [flag for flag in needs.split() if flag not in cpu_info("flags").split()]
         if lacking:
             raise Unavailable(f"this processor has no {', '.join(lacking)}")

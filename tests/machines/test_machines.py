@@ -65,7 +65,7 @@ def test_native_arithmetic_depends_on_the_kernel() -> None:
 
 def test_an_environment_without_effect_is_found() -> None:
     environment = Environment("2 ranks", ranks=2, effect={"kernel": ("Haswell",)})
-    measured = Measured({}, "", facts(1, 1, "auto"))
+    measured = Measured({}, "", facts(1, 1, False))
     assert "ranks is 1" in environment.problem(measured)
 
 

@@ -22,20 +22,18 @@ from distcnn.nn.kernels.exact_products import add_in_order, store_gradient
 from distcnn.nn.kernels.im2col import TiledIm2col
 from distcnn.nn.kernels.steps import Algorithm
 from distcnn.nn.kernels.tiles import fold
-from distcnn.nn.kernels.winograd import Winograd, denominators, powers_of_points
+from distcnn.nn.kernels.winograd import Winograd, denominators, matrix_of, powers_of_points
 from distcnn.nn.layer import Array
 from distcnn.portable.grids import (
     MOST_BITS,
     MOST_TERMS,
     PRECISION,
-    anchor,
     bits_of_terms,
     bits_of_transform,
     largest_row_sum,
     operand_bits,
     power_above,
     require_exact,
-    round_by,
     round_to_grid,
 )
 
@@ -108,29 +106,34 @@ class ExactIm2col(TiledIm2col):
 
 
 class ExactWinograd(Winograd):
-    """``Winograd`` in portable arithmetic."""
+    """``Winograd`` in portable arithmetic. V, M, dM and dV are in units in which they are integers
+    after one ``rint``: B^T, A^T, A and B convert from and to them, multiplied by powers of two.
+    """
 
     input_bits = grad_bits = MOST_BITS
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         super().__init__(blocking, buffers)
         self._bits, self._buffers = Bits(blocking), buffers
-        bits = self._bits
+        bits, points = self._bits, blocking.tiling.points
         self._a_transposed = np.ascontiguousarray(self._a.T)
-        points = blocking.tiling.points
         self._numerators = powers_of_points(points, blocking.geometry.kernel[1])
         self._denominators = denominators(points).reshape(-1, 1, 1, 1, 1)
+        for matrix in (self._b_transposed, self._a, self._numerators):
+            require_exact(MOST_BITS, bits_of_transform(matrix), 1)
         self._row_growth, self._grad_growth = (
             power_above(largest_row_sum(matrix)) for matrix in (self._b_transposed, self._a)
         )
-        self._product_growth = 2.0 ** bits_of_terms(bits.product_terms)
-        self._input_gradient_growth = 2.0 ** bits_of_terms(bits.input_gradient_terms)
-        self._product_bits = PRECISION - bits_of_transform(self._a_transposed)
-        self._grad_row_bits = PRECISION - bits_of_transform(self._b)
         self._weight_gradient_bits = PRECISION - bits_of_transform(self._numerators.T)
-        for matrix in (self._b_transposed, self._a, self._numerators):
-            require_exact(MOST_BITS, bits_of_transform(matrix), 1)
-        self.weight_bound = self._row_bound = math.nan
+        # U is below 2**weight_exponent in its units, so that M and dV are integers of as many bits
+        # as A^T and B leave.
+        product_bits = PRECISION - bits_of_transform(self._a_transposed)
+        grad_row_bits = PRECISION - bits_of_transform(self._b)
+        self._weight_exponent = min(
+            product_bits - bits.rows - bits_of_terms(bits.product_terms),
+            grad_row_bits - bits.gradients - bits_of_terms(bits.input_gradient_terms),
+        )
+        self.weight_bound = math.nan
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         rounded = np.empty(weight.shape)
@@ -139,49 +142,49 @@ class ExactWinograd(Winograd):
         numerators = (self._numerators @ by_column).reshape(transformed.shape)
         np.divide(numerators, self._denominators, out=transformed)
         self.weight_bound = round_to_grid(transformed, self._bits.weights, transformed)
+        self._weight_unit = self.weight_bound / 2.0**self._weight_exponent
+        transformed /= self._weight_unit
 
     def begin_forward(self, input_bound: float) -> None:
-        self._row_bound = input_bound * self._row_growth
-        product_bound = self._row_bound * self.weight_bound * self._product_growth
-        self._row_anchor = anchor(self._row_bound, self._bits.rows)
-        self._product_anchor = anchor(product_bound, self._product_bits)
+        self._row_unit = input_bound * self._row_growth / 2.0**self._bits.rows
+        self._to_rows = self._b_transposed / self._row_unit
+        self._from_products = self._a_transposed * (self._row_unit * self._weight_unit)
 
     def begin_backward(self, grad_bound: float) -> None:
-        bound = grad_bound * self._grad_growth
-        row_bound = bound * self.weight_bound * self._input_gradient_growth
-        self._gradient_anchor = anchor(bound, self._bits.gradients)
-        self._grad_row_anchor = anchor(row_bound, self._grad_row_bits)
+        self._grad_unit = grad_bound * self._grad_growth / 2.0**self._bits.gradients
+        self._to_grad_products = self._a / self._grad_unit
+        self._from_grad_rows = self._b * (self._grad_unit * self._weight_unit)
 
     def transform_input(self, x: Array, piece: Piece) -> None:
-        super().transform_input(x, piece)
-        round_by(self._row_anchor, piece.fresh_rows, piece.fresh_rows)
+        rows = piece.fresh_rows
+        np.matmul(self._to_rows, self._pixels(x, piece), out=self._by_tile(rows))
+        np.rint(rows, out=rows)
 
     def transform_products(self, piece: Piece) -> None:
         products = self.products(piece)
-        round_by(self._product_anchor, products, products)
+        np.rint(products, out=products)
         tiled = self._tiled[:, : piece.height]
-        np.matmul(self._a_transposed, _matrix(products), out=_matrix(tiled))
+        np.matmul(self._from_products, matrix_of(products), out=matrix_of(tiled))
 
     def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
-        products, bias_products = super().transform_gradient(piece, keep)
-        round_by(self._gradient_anchor, products, products)
-        return products, bias_products
+        tiled = self._tiled[:, : piece.height]
+        products = self.grad_products[:, piece.output_rows]
+        np.matmul(self._to_grad_products, matrix_of(tiled), out=matrix_of(products))
+        np.rint(products, out=products)
+        return products, products
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, shared: int) -> None:
-        round_by(self._grad_row_anchor, grad_rows, grad_rows)
-        exact = self._transform_grad_rows(grad_rows)
+        np.rint(grad_rows, out=grad_rows)
+        exact = self._grad_pixels[: grad_rows.shape[1]]
+        np.matmul(self._from_grad_rows, self._by_tile(grad_rows), out=exact)
         pixels = self._buffers.scratch("pixels", exact, grad_x.dtype)
         np.copyto(pixels, exact, casting="same_kind")
         fold(pixels.swapaxes(0, 1), self._outputs, grad_x, shared)
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         filters, channels, kernel_height, kernel_width = grad_weight.shape
-        quotients = transformed / self._denominators
+        quotients = transformed * (self._row_unit * self._grad_unit) / self._denominators
         round_to_grid(quotients, self._weight_gradient_bits, quotients)
         by_column = self._numerators.T @ quotients.reshape(len(quotients), -1)
         shape = kernel_width, kernel_height, channels, filters
         store_gradient(by_column.reshape(shape).transpose(3, 2, 1, 0), grad_weight)
-
-
-def _matrix(array: Array) -> Array:
-    return array.reshape(len(array), -1)

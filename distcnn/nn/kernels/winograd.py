@@ -43,20 +43,19 @@ class Winograd:
 
     def transform_weights(self, weight: Array, bias: Array, transformed: Array) -> None:
         self._products_and_bias[-1] = bias
-        np.matmul(self._g, _matrix(weight.transpose(3, 0, 2, 1)), out=_matrix(transformed))
+        np.matmul(self._g, matrix_of(weight.transpose(3, 0, 2, 1)), out=matrix_of(transformed))
 
     def transform_input(self, x: Array, piece: Piece) -> None:
-        # A small product for each tile of each row and channel: its pixels are a matrix in place.
-        pixels = self._shifts.of(x, piece)[:, :, :, 0].transpose(2, 0, 3, 1, 4)
-        np.matmul(self._b_transposed, pixels, out=self._by_tile(piece.fresh_rows))
+        fresh = self._by_tile(piece.fresh_rows)
+        np.matmul(self._b_transposed, self._pixels(x, piece), out=fresh)
 
     def products(self, piece: Piece) -> Array:
         # The same place for all pieces, so that it stays in the caches.
         return self.grad_products[:, : piece.height]
 
     def transform_products(self, piece: Piece) -> None:
-        products = _matrix(self._products_and_bias[:, : piece.height])
-        np.matmul(self._a_and_bias, products, out=_matrix(self._tiled[:, : piece.height]))
+        products = matrix_of(self._products_and_bias[:, : piece.height])
+        np.matmul(self._a_and_bias, products, out=matrix_of(self._tiled[:, : piece.height]))
 
     def tiled(self, piece: Piece) -> Array:
         return self._tiled[:, : piece.height].swapaxes(1, 2)
@@ -64,23 +63,25 @@ class Winograd:
     def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
         tiled = self._tiled[:, : piece.height]
         products = self.grad_products[:, piece.output_rows]
-        np.matmul(self._a, _matrix(tiled), out=_matrix(products))
+        np.matmul(self._a, matrix_of(tiled), out=matrix_of(products))
         return products, products[ALL_ONES]
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, shared: int) -> None:
-        pixels = self._transform_grad_rows(grad_rows)
-        fold(pixels.swapaxes(0, 1), self._outputs, grad_x, shared)
-
-    def _transform_grad_rows(self, grad_rows: Array) -> Array:
-        """The pixels of each tile, [h, c, t, p, n], for rows of dV."""
         pixels = self._grad_pixels[: grad_rows.shape[1]]
-        return np.matmul(self._b, self._by_tile(grad_rows), out=pixels)
+        np.matmul(self._b, self._by_tile(grad_rows), out=pixels)
+        fold(pixels.swapaxes(0, 1), self._outputs, grad_x, shared)
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         filters, channels, kernel_height, kernel_width = grad_weight.shape
         shape = kernel_width, kernel_height, channels, filters
-        by_column = np.matmul(self._g.T, _matrix(transformed)).reshape(shape)
+        by_column = np.matmul(self._g.T, matrix_of(transformed)).reshape(shape)
         np.copyto(grad_weight, by_column.transpose(3, 2, 1, 0))
+
+    def _pixels(self, x: Array, piece: Piece) -> Array:
+        """The pixels of each tile of the fresh rows of ``x`` as [h, c, t, p, n]: a small matrix, in
+        place, for each tile of each row and channel.
+        """
+        return self._shifts.of(x, piece)[:, :, :, 0].transpose(2, 0, 3, 1, 4)
 
     def _by_tile(self, rows: Array) -> Array:
         """``rows`` of V as [h, c, t, p, n]."""
@@ -122,5 +123,5 @@ def denominators(count: int) -> Array:
     return np.array([*products, 1.0])
 
 
-def _matrix(array: Array) -> Array:
+def matrix_of(array: Array) -> Array:
     return array.reshape(len(array), -1)

@@ -66,7 +66,7 @@ HOLD_OUTS = Values(
 TIMEOUTS = Values("SECONDS", lambda x: x == 0 or 1 <= x < 1e9, "at least 1 second, or 0 for never")
 THREADS = Values(
     "N|auto",
-    lambda text: text == "auto" or (text.isdecimal() and int(text) >= 1),
+    lambda text: text in ("", "auto") or (text.isdecimal() and int(text) >= 1),
     "at least 1, or auto",
 )
 NORMALISATIONS = Values(
@@ -235,9 +235,10 @@ class Config:
         at_least(1, "SHARDS"),
     )
     threads_per_rank: str = PARALLEL.field(
-        "1",
-        "BLAS threads per rank, on which the bits of native arithmetic depend; auto: share the"
-        " cores among the ranks",
+        "",
+        "threads per rank; auto: share the cores among the ranks. Native arithmetic: of BLAS, and"
+        " results depend on them (default 1). Portable arithmetic: its shards are computed side by"
+        " side (default auto)",
         THREADS,
     )
     reduction: str = PARALLEL.field(
@@ -339,6 +340,8 @@ class Config:
             self.reduction == "exact" or self.arithmetic == NATIVE,
             "exact, as --arithmetic portable keeps the bits on any number of ranks",
         )
+        if not self.threads_per_rank:
+            object.__setattr__(self, "threads_per_rank", "auto" if self.is_portable else "1")
         for name in ("map", "normalisation"):
             needs = name == "map" or self.normalisation == "weights"
             if needs and getattr(self, name) and not self.initial_weights:

@@ -18,6 +18,7 @@ from distcnn.random_streams import layer_streams
 from distcnn.spans import Span
 from distcnn.training.failures import ShardFailures
 from distcnn.training.recording import Recording
+from distcnn.training.side_by_side import SideBySideStep
 from distcnn.training.spot_check import SpotCheck, SpotCheckSchedule
 from distcnn.training.step import Counts, Lane, Position, StopRequest, TrainingStep
 
@@ -88,10 +89,12 @@ def make_step(
     updater: Updater,
     shards: Sequence[Part],
     stop_request: StopRequest = lambda: None,
+    side_by_side: int = 1,
 ) -> TrainingStep:
     """The step that ``config`` asks for, with or without overlap. Collective.
 
     ``make_lane`` makes another lane over the same parameters, perhaps without enough memory.
+    ``side_by_side`` is how many shards to compute at a time, without overlap.
     """
     parameters, streams = lane.plan.parameters, partial(layer_streams, config.seed)
     size, dtype = parameters.values.size, parameters.values.dtype
@@ -105,13 +108,12 @@ def make_step(
     if background is None:
         shared = distributed.shared_memory_reducer(arithmetic, size, communicator)
         reducer = shared or by_buckets(Allreduce(communicator.allreduce_sum))
-        lanes, kind = [lane], TrainingStep
+        more, kind = range(side_by_side - 1), SideBySideStep if side_by_side > 1 else TrainingStep
     else:
         starts = sorted({0, *parameters.layer_starts, size})
         reducer = by_buckets(background, distributed.plan_buckets(starts))
-        more = range(min(len(shards), MOST_LANES) - 1)
-        lanes = [lane, *distributed.together(communicator, lambda: [make_lane() for _ in more])]
-        kind = OverlappedTrainingStep
+        more, kind = range(min(len(shards), MOST_LANES) - 1), OverlappedTrainingStep
+    lanes = [lane, *distributed.together(communicator, lambda: [make_lane() for _ in more])]
     failures = ShardFailures(loss, reducer, streams, communicator)
     spot_check = None
     if config.spot_check:

@@ -26,7 +26,7 @@ from distcnn.portable import self_test
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
 from distcnn.spans import Span
-from distcnn.system.host import oversubscription, threads_for_each, usable_cores
+from distcnn.system.host import usable_cores
 from distcnn.system.wording import counted
 from distcnn.training import consistency
 from distcnn.training.advice import require_enough_examples
@@ -44,6 +44,7 @@ from distcnn.training.portability import portability_warnings
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.step import Lane, StopRequest, TrainingStep
+from distcnn.training.threads import Threads
 from distcnn.user_code import Sources, own_sources
 
 FORWARDS_A_STEP = 3
@@ -173,9 +174,12 @@ def prepare_run(
         return Lane(another, Microbatch(shape, size, mean, std))
 
     lane = Lane(plan, Microbatch(shape, size, mean, std))
+    cores = communicator.allgather(usable_cores(communicator.hosts[communicator.rank]))
+    threads = Threads.settle(config, cores, len(data.shards))
     with Span(spans.BUILD_NETWORK):
         training_step = make_step(
-            config, communicator, lane, make_lane, loss, updater, data.shards, stop_request
+            *(config, communicator, lane, make_lane, loss, updater, data.shards, stop_request),
+            threads.side_by_side,
         )
     blocks = FORWARDS_A_STEP * -(-config.num_shards // communicator.world_size)
 
@@ -188,7 +192,11 @@ def prepare_run(
         for remark in content.remarks:
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
-        config = _settle_threads(config, communicator, report)
+        together(communicator, lambda: blas_threads.limit_blas_threads(threads.of_blas))
+        for line in threads.lines(config, cores):
+            report(line)
+        if not config.is_portable:
+            config = replace(config, threads_per_rank=str(threads.of_blas))
         if config.spot_check:
             consistency.require_comparable(config.arithmetic, communicator)
             if communicator.world_size == 1:
@@ -221,32 +229,6 @@ def _require_portable_machine() -> None:
             f"--arithmetic portable: this machine would compute other bits: {found}: run"
             " python -m distcnn.doctor there, or use --arithmetic native"
         )
-
-
-def _settle_threads(
-    config: Config, communicator: Communicator, report: Callable[[str], None]
-) -> Config:
-    """Set this process's BLAS threads. Collective.
-
-    Returns ``config`` with their number instead of auto if bits depend on it. ``report`` takes a
-    line where they do, or where cores are oversubscribed.
-    """
-    wanted, host = config.threads_per_rank, communicator.hosts[communicator.rank]
-    everyone = communicator.allgather(usable_cores(host))
-    threads = threads_for_each(everyone) if wanted == blas_threads.AUTO else int(wanted)
-    together(communicator, lambda: blas_threads.limit_blas_threads(threads))
-    is_other = threads != blas_threads.THREADS_PER_RANK or wanted == blas_threads.AUTO
-    if is_other and not config.is_portable:
-        report(
-            f"notice: {counted(threads, 'BLAS thread')} a rank (--threads-per-rank {wanted}): the"
-            " bits depend on this number; a resumed run keeps it"
-        )
-    if crowd := oversubscription(everyone, threads):
-        report(
-            f"warning: oversubscribed: {crowd}; start fewer ranks or threads there, or bind the"
-            " ranks to more cores (docs/cluster.md)"
-        )
-    return config if config.is_portable else replace(config, threads_per_rank=str(threads))
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:

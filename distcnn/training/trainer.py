@@ -60,8 +60,9 @@ class Trainer:
         overlap: ``"on"`` sums gradients during the backward pass, to the same bits; ``"auto"`` does
             across hosts.
         gradient_limit: largest gradient of one shard that the exact sum accepts, a power of two.
-        threads_per_rank: BLAS threads while ``fit`` runs, on which the bits of native arithmetic
-            depend; ``"auto"`` shares the cores among the ranks.
+        threads_per_rank: threads while ``fit`` runs; ``"auto"`` shares the cores among the ranks.
+            In native arithmetic they are BLAS's, and bits depend on them (default 1). In portable
+            arithmetic they compute the shards of this rank side by side (default ``"auto"``).
         cycle_epochs: length of one learning-rate cycle (warm restarts); 0 for one cycle.
         initial_weights: what to start from: a run directory, or a file of weights (.h5 of distcnn
             or Keras, .safetensors, .npz, .onnx, .pt with a PyTorch state dict).
@@ -98,7 +99,7 @@ class Trainer:
         reduction: str = "exact",
         overlap: Literal["auto", "on", "off"] = "auto",
         gradient_limit: float = 65536.0,
-        threads_per_rank: int | Literal["auto"] = 1,
+        threads_per_rank: int | Literal["auto"] | None = None,
         cycle_epochs: int = 0,
         initial_weights: str | Path = "",
         map: str = "",
@@ -130,7 +131,7 @@ class Trainer:
             start |= {"normalisation": normalisation}
             start |= {"freeze": freeze if isinstance(freeze, str) else ",".join(freeze)}
             self._settings: dict[str, Any] = {**names, **rates, **steps, **sizes, **sums, **start}
-            self._settings["threads_per_rank"] = str(threads_per_rank)
+            self._settings["threads_per_rank"] = str(threads_per_rank or "")
             Config(**self._settings)  # refuses what is impossible
             used = find_loss(loss) if isinstance(loss, str) else loss
             self._components = Components(find_model(model), used, self.optimizer, self.schedule)
@@ -161,7 +162,7 @@ class Trainer:
     ) -> RunResult:
         """Train, and test. All ranks call it with the same arguments.
 
-        While it runs, this process has ``threads_per_rank`` BLAS threads; then as many as before.
+        While it runs, BLAS has the threads that ``threads_per_rank`` says; then as many as before.
         On several ranks, any other exception than those below, such as one in a layer of your own,
         is reported and ends all ranks, which would wait for this one.
 

@@ -121,6 +121,13 @@ class ConvKernel:
         self._end_backward(call)
         return self._grad_input[self._interior] if input_gradient else None
 
+    def _with_border(self, x: Array) -> Array:
+        """``x`` with its padding."""
+        if self._padded is None:
+            return x
+        self._padded[self._interior] = x
+        return self._padded
+
     # -- what portable arithmetic does in another way (``exact_convolution.py``)
 
     def _prepare(
@@ -159,10 +166,7 @@ class ConvKernel:
         """Transform the weights; the padded images."""
         bias = call.values["bias"][:, np.newaxis]
         self._algorithm.transform_weights(call.values["weight"], bias, self._weights)
-        if self._padded is None:
-            return x
-        self._padded[self._interior] = x
-        return self._padded
+        return self._with_border(x)
 
     def _begin_backward(self, grad_output: Array, call: Call, input_gradient: bool) -> None:
         self._epilogue.begin_backward(grad_output)

@@ -22,7 +22,13 @@ from distcnn.nn.kernels.exact_products import add_in_order, store_gradient
 from distcnn.nn.kernels.im2col import TiledIm2col
 from distcnn.nn.kernels.steps import Algorithm
 from distcnn.nn.kernels.tiles import fold
-from distcnn.nn.kernels.winograd import Winograd, denominators, matrix_of, powers_of_points
+from distcnn.nn.kernels.winograd import (
+    Winograd,
+    denominators,
+    matrix_of,
+    pixels_by_tile,
+    powers_of_points,
+)
 from distcnn.nn.layer import Array
 from distcnn.portable.grids import (
     MOST_BITS,
@@ -30,6 +36,7 @@ from distcnn.portable.grids import (
     PRECISION,
     bits_of_terms,
     bits_of_transform,
+    bound_of,
     largest_row_sum,
     operand_bits,
     power_above,
@@ -41,8 +48,6 @@ from distcnn.portable.grids import (
 class ExactAlgorithm(Algorithm, Protocol):
     """An algorithm that is told the bounds of its operands."""
 
-    input_bits: int
-    """To which the images are rounded."""
     grad_bits: int
     """To which the gradients of the output are rounded."""
     weight_bound: float
@@ -51,8 +56,8 @@ class ExactAlgorithm(Algorithm, Protocol):
     def round_weights(self, weight: Array, transformed: Array) -> None:
         """Write U, rounded, to ``transformed``, for ``weight`` (O, C, kh, kw)."""
 
-    def begin_forward(self, input_bound: float) -> None:
-        """Take the bound of the images of the pass that follows."""
+    def begin_forward(self, images: Array) -> float:
+        """Take the (padded) images of the pass that follows; return their bound."""
 
     def begin_backward(self, grad_bound: float) -> None:
         """Take the bound of the output's gradient for the pass that follows."""
@@ -81,8 +86,8 @@ class ExactIm2col(TiledIm2col):
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         super().__init__(blocking, buffers)
-        self._bits = Bits(blocking)
-        self.input_bits, self.grad_bits = self._bits.rows, self._bits.gradients
+        self._bits, self._inner = Bits(blocking), buffers
+        self.grad_bits = self._bits.gradients
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         first, *others = transformed  # the same for all points
@@ -90,8 +95,12 @@ class ExactIm2col(TiledIm2col):
         for copy in others:
             np.copyto(copy, first)
 
-    def begin_forward(self, input_bound: float) -> None:
-        pass  # V is the rounded images
+    def begin_forward(self, images: Array) -> float:
+        self._rounded = self._inner.scratch("rounded images", images, self._inner.dtype)
+        return round_to_grid(images, self._bits.rows, self._rounded)
+
+    def transform_input(self, x: Array, piece: Piece) -> None:
+        super().transform_input(self._rounded, piece)
 
     def begin_backward(self, grad_bound: float) -> None:
         pass  # dM is their rounded gradient
@@ -110,7 +119,7 @@ class ExactWinograd(Winograd):
     after one ``rint``: B^T, A^T, A and B convert from and to them, multiplied by powers of two.
     """
 
-    input_bits = grad_bits = MOST_BITS
+    grad_bits = MOST_BITS
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         super().__init__(blocking, buffers)
@@ -134,6 +143,7 @@ class ExactWinograd(Winograd):
             grad_row_bits - bits.gradients - bits_of_terms(bits.input_gradient_terms),
         )
         self.weight_bound = math.nan
+        self._fresh: dict[Piece, tuple[Array, Array, Array, Array]] = {}
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         rounded = np.empty(weight.shape)
@@ -145,10 +155,13 @@ class ExactWinograd(Winograd):
         self._weight_unit = self.weight_bound / 2.0**self._weight_exponent
         transformed /= self._weight_unit
 
-    def begin_forward(self, input_bound: float) -> None:
-        self._row_unit = input_bound * self._row_growth / 2.0**self._bits.rows
-        self._to_rows = self._b_transposed / self._row_unit
+    def begin_forward(self, images: Array) -> float:
+        bound = bound_of(images)
+        self._pixel_unit = bound / 2.0**MOST_BITS
+        self._row_unit = bound * self._row_growth / 2.0**self._bits.rows
+        self._to_rows = self._b_transposed * (self._pixel_unit / self._row_unit)
         self._from_products = self._a_transposed * (self._row_unit * self._weight_unit)
+        return bound
 
     def begin_backward(self, grad_bound: float) -> None:
         self._grad_unit = grad_bound * self._grad_growth / 2.0**self._bits.gradients
@@ -156,9 +169,24 @@ class ExactWinograd(Winograd):
         self._from_grad_rows = self._b * (self._grad_unit * self._weight_unit)
 
     def transform_input(self, x: Array, piece: Piece) -> None:
+        part, pixels, by_tile = self._fresh_pixels(x, piece)
+        np.multiply(part, 1 / self._pixel_unit, out=pixels, dtype=np.float64)
+        np.rint(pixels, out=pixels)
         rows = piece.fresh_rows
-        np.matmul(self._to_rows, self._pixels(x, piece), out=self._by_tile(rows))
+        np.matmul(self._to_rows, by_tile, out=self._by_tile(rows))
         np.rint(rows, out=rows)
+
+    def _fresh_pixels(self, x: Array, piece: Piece) -> tuple[Array, Array, Array]:
+        """The piece's fresh rows of ``x``, where to write them as integers, and a view of that by
+        tiles; kept for as long as ``x`` is the same array.
+        """
+        known = self._fresh.get(piece)
+        if known is None or known[0] is not x:
+            part = x[:, piece.fresh, piece.input_columns, piece.images]
+            pixels = self._buffers.scratch("fresh", part, self._buffers.dtype)
+            known = x, part, pixels, pixels_by_tile(self._shifts.view(pixels))
+            self._fresh[piece] = known
+        return known[1:]
 
     def transform_products(self, piece: Piece) -> None:
         products = self.products(piece)
@@ -177,9 +205,7 @@ class ExactWinograd(Winograd):
         np.rint(grad_rows, out=grad_rows)
         exact = self._grad_pixels[: grad_rows.shape[1]]
         np.matmul(self._from_grad_rows, self._by_tile(grad_rows), out=exact)
-        pixels = self._buffers.scratch("pixels", exact, grad_x.dtype)
-        np.copyto(pixels, exact, casting="same_kind")
-        fold(pixels.swapaxes(0, 1), self._outputs, grad_x, shared)
+        fold(exact.swapaxes(0, 1), self._outputs, grad_x, shared)
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         filters, channels, kernel_height, kernel_width = grad_weight.shape

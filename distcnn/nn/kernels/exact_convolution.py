@@ -16,7 +16,7 @@ from distcnn.nn.kernels.exact_epilogues import ExactEpilogue, ExactFusedPool, Ex
 from distcnn.nn.kernels.exact_products import add_in_order, multiply, store_gradient
 from distcnn.nn.kernels.fusion import Pooling
 from distcnn.nn.layer import Array, Call, Shape
-from distcnn.portable.grids import nan_without_grid, require_exact, round_to_grid
+from distcnn.portable.grids import nan_without_grid, require_exact
 
 
 class ExactConvKernel(ConvKernel):
@@ -47,7 +47,8 @@ class ExactConvKernel(ConvKernel):
         buffers: Buffers,
         inner: Buffers,
     ) -> None:
-        self._images, algorithm = inner.images(padded_shape), self._algorithm
+        self._padded = buffers.images(padded_shape) if self._is_padded else None
+        algorithm = self._algorithm
         outputs = output_shape[1] * output_shape[2] * output_shape[3]
         require_exact(algorithm.grad_bits, 0, outputs)  # the sum for the bias
         tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
@@ -60,15 +61,15 @@ class ExactConvKernel(ConvKernel):
         multiply(a, b, out)
 
     def _begin_forward(self, x: Array, call: Call) -> Array:
-        algorithm, inside = self._algorithm, self._images[self._interior]
+        algorithm = self._algorithm
         if call.version != self._version:
             algorithm.round_weights(call.values["weight"], self._weights)
             self._version = call.version
-        bound = round_to_grid(x, algorithm.input_bits, inside)
-        algorithm.begin_forward(bound)
+        images = self._with_border(x)
+        bound = algorithm.begin_forward(images)
         bias = call.values["bias"] + nan_without_grid(bound, algorithm.weight_bound)
         self._epilogue.begin_forward(bias)
-        return self._images
+        return images
 
     def _begin_backward(self, grad_output: Array, call: Call, input_gradient: bool) -> None:
         epilogue, algorithm = self._epilogue, self._algorithm

@@ -20,16 +20,19 @@ class Shifts:
         """The view of those rows of ``x`` that are new in ``piece``."""
         known, view = self._views.get(piece, (None, x))
         if known is not x:
-            shifts, outputs, step = self._sizes
-            rows = x[:, piece.fresh, piece.input_columns, piece.images]
-            channels, height, _, count = rows.shape
-            by_channel, by_row, by_column, by_example = rows.strides
-            by_output, by_tile = by_column * step, by_column * step * outputs
-            shape = channels, shifts, height, outputs, self._tiles, count
-            strides = by_channel, by_column, by_row, by_output, by_tile, by_example
-            view = as_strided(rows, shape, strides, writeable=False)
+            view = self.view(x[:, piece.fresh, piece.input_columns, piece.images])
             self._views[piece] = x, view
         return view
+
+    def view(self, rows: Array) -> Array:
+        """The view of ``rows`` of images."""
+        shifts, outputs, step = self._sizes
+        channels, height, _, count = rows.shape
+        by_channel, by_row, by_column, by_example = rows.strides
+        by_output, by_tile = by_column * step, by_column * step * outputs
+        shape = channels, shifts, height, outputs, self._tiles, count
+        strides = by_channel, by_column, by_row, by_output, by_tile, by_example
+        return as_strided(rows, shape, strides, writeable=False)
 
 
 def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:

@@ -47,7 +47,7 @@ class Winograd:
 
     def transform_input(self, x: Array, piece: Piece) -> None:
         fresh = self._by_tile(piece.fresh_rows)
-        np.matmul(self._b_transposed, self._pixels(x, piece), out=fresh)
+        np.matmul(self._b_transposed, pixels_by_tile(self._shifts.of(x, piece)), out=fresh)
 
     def products(self, piece: Piece) -> Array:
         # The same place for all pieces, so that it stays in the caches.
@@ -76,12 +76,6 @@ class Winograd:
         shape = kernel_width, kernel_height, channels, filters
         by_column = np.matmul(self._g.T, matrix_of(transformed)).reshape(shape)
         np.copyto(grad_weight, by_column.transpose(3, 2, 1, 0))
-
-    def _pixels(self, x: Array, piece: Piece) -> Array:
-        """The pixels of each tile of the fresh rows of ``x`` as [h, c, t, p, n]: a small matrix, in
-        place, for each tile of each row and channel.
-        """
-        return self._shifts.of(x, piece)[:, :, :, 0].transpose(2, 0, 3, 1, 4)
 
     def _by_tile(self, rows: Array) -> Array:
         """``rows`` of V as [h, c, t, p, n]."""
@@ -121,6 +115,13 @@ def denominators(count: int) -> Array:
     points = POINTS[: count - 1]
     products = [math.prod(point - other for other in points if other != point) for point in points]
     return np.array([*products, 1.0])
+
+
+def pixels_by_tile(shifted: Array) -> Array:
+    """The pixels of each tile as [h, c, t, p, n], a view of that of ``Shifts``: a small matrix, in
+    place, for each tile of each row and channel.
+    """
+    return shifted[:, :, :, 0].transpose(2, 0, 3, 1, 4)
 
 
 def matrix_of(array: Array) -> Array:

@@ -103,9 +103,14 @@ def _row(values: Iterator[str] | tuple[str, ...]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.machines", description=__doc__)
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--write", action="store_true")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.machines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--table", action="store_true")
+    action.add_argument("--write", action="store_true")
     given = parser.parse_args()
     return write() if given.write else table() if given.table else here()
 

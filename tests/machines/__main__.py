@@ -1,7 +1,7 @@
 """Train MNIST in portable arithmetic here, and compare the weights with the reference.
 
 python -m tests.machines            whether this machine gives the hashes of all others
-python -m tests.machines --table    the same in many environments, as a table for docs/portable.md
+python -m tests.machines --table    the same in many environments, for docs/machines.md
 python -m tests.machines --write    replace the reference: after a change of portable bits
 """
 

@@ -10,8 +10,11 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import pytest
+
 from distcnn.system.environment import PREFIXES
 from tests.conftest import ROOT, clean_environment, launcher_of
+from tests.machines.debian import Unavailable
 from tests.machines.emulated import Emulated
 from tests.machines.measure import FEW, MODELS, STEPS, Measured
 from tests.machines.other_blas import library_of, plain_loops
@@ -52,7 +55,11 @@ class Environment:
         Raises:
             Unavailable: if this machine cannot.
         """
-        start, launcher = self.start(), launcher_of(self.ranks)
+        start = self.start()
+        try:
+            launcher = launcher_of(self.ranks)
+        except pytest.skip.Exception as reason:
+            raise Unavailable(str(reason)) from None
         mpirun = [launcher.mpirun, "-n", str(self.ranks)] if launcher.mpirun else []
         flags = ["--steps", str(self.steps), "--threads", str(self.threads)]
         flags += ["--overlap", self.overlap, "--model", *self.models]

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distcnn.system.host import cpu_info
-from tests.conftest import ROOT
 from tests.machines.debian import Unavailable, prepared, run
-from tests.machines.measure import blas, enabled_features
+from tests.machines.measure import ROOT, blas, enabled_features
 
 
 @dataclass(frozen=True)

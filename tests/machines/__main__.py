@@ -1,7 +1,7 @@
 """Train MNIST in portable arithmetic here, and compare the weights with the reference.
 
 python -m tests.machines            whether this machine gives the hashes of all others
-python -m tests.machines --table    the same in many environments, as a table for docs/portable.md
+python -m tests.machines --table    the same in many environments, for docs/machines.md
 python -m tests.machines --write    replace the reference: after a change of portable bits
 """
 
@@ -16,9 +16,8 @@ from collections.abc import Iterator
 from distcnn.doctor.layers import layers_sha256
 from distcnn.doctor.reference import FILE, Reference
 from distcnn.system.host import processor
-from tests.machines.debian import Unavailable
-from tests.machines.environments import TABLE, Environment
 from tests.machines.measure import (
+    DATA,
     FEW,
     MODELS,
     ROOT,
@@ -52,6 +51,8 @@ def write() -> int:
 
 def table() -> int:
     """Print a row for each environment; the exit code says whether all gave the reference."""
+    from tests.machines.environments import TABLE, Unavailable  # needs pytest
+
     print(_row(HEAD), _row("---" for _ in HEAD), sep="\n")
     same = True
     for environment in TABLE:
@@ -60,19 +61,19 @@ def table() -> int:
         except Unavailable as reason:
             print(f"{environment}: {reason}", file=sys.stderr)
             continue
-        print(_row(cells(environment, found)), flush=True)
+        print(_row(cells(environment.name, environment.steps, found)), flush=True)
         same &= not environment.problem(found) and not differences(found, environment.steps)
     return int(not same)
 
 
 def here() -> int:
     """Compare this machine, as it is."""
-    if images_sha256() != Reference.read().images:
+    if not DATA.exists() or images_sha256() != Reference.read().images:
         print("data/mnist.h5 is not MNIST: python data/mnist.py makes it", file=sys.stderr)
         return 2
     found = measure(MODELS, STEPS)
     print(_row(HEAD), _row("---" for _ in HEAD), sep="\n")
-    print(_row(cells(Environment(processor()), found)))
+    print(_row(cells(processor(), STEPS, found)))
     wrong = differences(found, STEPS)
     print("\n".join(wrong) or f"the reference hashes of {', '.join(MODELS)}, {STEPS} steps")
     return int(bool(wrong))
@@ -88,11 +89,11 @@ def differences(found: Measured, steps: int) -> list[str]:
     ]
 
 
-def cells(environment: Environment, found: Measured) -> Iterator[str]:
+def cells(name: str, steps: int, found: Measured) -> Iterator[str]:
     """A row of the table."""
     facts = found.facts
     machine = f"{facts.machine}, {facts.bits} bits, {facts.byte_order}-endian"
-    yield from (environment.name, machine, facts.numpy, facts.blas, str(environment.steps))
+    yield from (name, machine, facts.numpy, facts.blas, str(steps))
     for model in MODELS:
         yield found.weights[model][:DIGITS] if model in found.weights else ""
     yield found.native[:DIGITS]
@@ -103,9 +104,14 @@ def _row(values: Iterator[str] | tuple[str, ...]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.machines", description=__doc__)
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--write", action="store_true")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.machines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--table", action="store_true")
+    action.add_argument("--write", action="store_true")
     given = parser.parse_args()
     return write() if given.write else table() if given.table else here()
 

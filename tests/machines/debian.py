@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.machines.measure import ROOT
 
 CACHE = ROOT / "build" / "machines"
 DEBIAN = (

@@ -15,8 +15,8 @@ import threadpoolctl
 import tomli_w
 import tqdm
 
-from tests.conftest import ROOT
 from tests.machines.debian import Unavailable, prepared, run, unpack
+from tests.machines.measure import ROOT
 from tests.machines.starts import Start
 
 PYTHON = "python3", "libstdc++6"

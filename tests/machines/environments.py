@@ -10,12 +10,15 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import pytest
+
 from distcnn.system.environment import PREFIXES
 from tests.conftest import ROOT, clean_environment, launcher_of
+from tests.machines.debian import Unavailable
 from tests.machines.emulated import Emulated
 from tests.machines.measure import FEW, MODELS, STEPS, Measured
 from tests.machines.other_blas import library_of, plain_loops
-from tests.machines.starts import Start, kernel, lowest_numpy, no_simd
+from tests.machines.starts import Start, kernel, lowest_numpy, newest_numpy, no_simd
 
 SECONDS = 300
 OTHERS = ("OMP_NUM_THREADS", "LD_PRELOAD", "OTHER_BLAS")
@@ -52,7 +55,11 @@ class Environment:
         Raises:
             Unavailable: if this machine cannot.
         """
-        start, launcher = self.start(), launcher_of(self.ranks)
+        start = self.start()
+        try:
+            launcher = launcher_of(self.ranks)
+        except pytest.skip.Exception as reason:
+            raise Unavailable(str(reason)) from None
         mpirun = [launcher.mpirun, "-n", str(self.ranks)] if launcher.mpirun else []
         flags = ["--steps", str(self.steps), "--threads", str(self.threads)]
         flags += ["--overlap", self.overlap, "--model", *self.models]
@@ -67,7 +74,9 @@ class Environment:
         )
         if done.returncode:
             raise AssertionError(f"{self}: exit code {done.returncode}\n{done.stderr}")
-        return Measured.from_json(done.stdout)
+        measured = Measured.from_json(done.stdout)
+        assert start.numpy in ("", measured.facts.numpy), f"NumPy {measured.facts.numpy} was used"
+        return measured
 
     def problem(self, measured: Measured) -> str:
         """Which fact shows that this environment did not take effect; empty if none does."""
@@ -109,6 +118,7 @@ ENVIRONMENTS = (
     *KERNELS,
     Environment("no SIMD of NumPy", no_simd, {"simd": ((),)}),
     Environment("lowest NumPy", lowest_numpy, {"numpy": ("2.0.0", "2.0.1", "2.0.2")}),
+    Environment("newest NumPy", newest_numpy),
     Environment("2 threads", threads=2),
     *(Environment(f"{ranks} ranks", ranks=ranks) for ranks in (2, 3, 5)),
     Environment("3 ranks, overlap", ranks=3, overlap="on"),

@@ -162,7 +162,7 @@ def test_flags_of_commands_that_are_not_run_exist(page: Path) -> None:
 @pytest.mark.slow
 @pages(ROOT / "README.md", *(p for p in GUIDES if p.name not in ("cluster.md", "compared.md")))
 def test_flags_in_the_text_exist(page: Path) -> None:
-    scripts = [f"data/{path.name}" for path in (ROOT / "data").glob("*.py")]
+    scripts = ["-m tests.machines", *(f"data/{p.name}" for p in (ROOT / "data").glob("*.py"))]
     known = set(OF_OTHERS).union(
         *map(flags_of, [*(f"-m distcnn.{name}" for name in COMMANDS), *scripts])
     )

@@ -85,12 +85,13 @@ def twins(name: str, dtype: type[np.floating]) -> tuple[Network, Any]:
     network = planned(MODELS[name]((1, 28, 28), CLASSES), (1, 28, 28), COUNT, dtype)
     rng = np.random.default_rng(7)
     network.initialise(rng)
-    for parameter, values in network.named_values().items():
-        if parameter.endswith("bias"):
-            values[:] = 0.1 * rng.standard_normal(values.shape)
+    with network.parameters.changing() as flat:
+        for parameter, values in network.parameters.named(flat).items():
+            if parameter.endswith("bias"):
+                values[:] = 0.1 * rng.standard_normal(values.shape)
     model = TORCH_MODELS[name]().to(torch.float64 if dtype is np.float64 else torch.float32)
     for values, tensor in zip(network.named_values().values(), model.parameters(), strict=True):
-        tensor.data.copy_(torch.from_numpy(values))
+        tensor.data.copy_(torch.from_numpy(values.copy()))
     return network, model
 
 
@@ -151,7 +152,8 @@ def test_ten_steps_of_nesterov_with_weight_decay_agree(name: str, dtype: type[np
         _, grad_outputs = softmax_cross_entropy(network.forward(x), labels, np.ones(COUNT, dtype))
         network.backward(grad_outputs)
         network.grads /= COUNT
-        optimizer.step(network.values, network.grads, 0.01)
+        with network.parameters.changing() as values:
+            optimizer.step(values, network.grads, 0.01)
 
         torch_optimizer.zero_grad()
         nn.functional.cross_entropy(model(to_torch(x)), torch.from_numpy(labels)).backward()

@@ -1,4 +1,6 @@
-"""When overlap is on, and that an overlapped step gives the bits of a plain one."""
+"""When overlap is on, and that a step that overlaps, or that computes shards side by side, gives
+the bits of a plain one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import pytest
 from distcnn.config import Config
 from distcnn.datasets import Microbatch, Shard
 from distcnn.distributed import Allreduce, Communicator, share_of
+from distcnn.errors import TrainingError
 from distcnn.nn import Dense, Flatten, ReLU, Sequential, softmax_cross_entropy
 from distcnn.nn.layer import Array, Call, Layer, Shape
 from distcnn.optim import SGD
@@ -75,7 +78,7 @@ MODEL = Sequential([Flatten(), Dense(200), ReLU(), Dropout(0.3), Dense(200), ReL
 """Two buckets: the last two dense layers, and the first."""
 
 
-def steps_of(config: Config, num_shards: int) -> TrainingStep:
+def steps_of(config: Config, num_shards: int, side_by_side: int = 1) -> TrainingStep:
     """Ready for the first step, on one rank."""
     examples = num_shards * MICROBATCH_SIZE - 1  # one shard's last microbatch is padded
     rng = np.random.default_rng(0)
@@ -96,7 +99,8 @@ def steps_of(config: Config, num_shards: int) -> TrainingStep:
     config = replace(config, num_shards=num_shards, microbatch_size=MICROBATCH_SIZE)
     updater = SGD(momentum=0.9).start(parameters.values)
     return make_step(
-        config, Cluster("a"), make_lane(), make_lane, softmax_cross_entropy, updater, shards
+        *(config, Cluster("a"), make_lane(), make_lane, softmax_cross_entropy, updater, shards),
+        side_by_side=side_by_side,
     )
 
 
@@ -125,3 +129,31 @@ def test_layers_draw_by_seed_step_and_shard() -> None:
 
     assert weights(3) == weights(3)
     assert weights(3) != weights(4)
+
+
+@pytest.mark.parametrize(("num_shards", "at_a_time"), [(2, 2), (5, 2), (5, 3), (4, 4)])
+def test_shards_side_by_side_give_the_same_bits(num_shards: int, at_a_time: int) -> None:
+    config = Config(overlap="off", seed=3)
+    together = steps_of(config, num_shards, at_a_time)
+    assert len(together.lanes) == at_a_time
+    assert trained(together) == trained(steps_of(config, num_shards))
+
+
+def test_a_shard_that_fails_beside_others_is_named() -> None:
+    step = steps_of(Config(overlap="off", gradient_limit=1.0), 4, 2)
+    plain = steps_of(Config(overlap="off", gradient_limit=1.0), 4)
+    texts = []
+    for each in (step, plain):
+        with each.lane.plan.parameters.changing() as values:
+            values *= 1000
+        with pytest.raises(TrainingError, match=r"step 5, shard 0: the gradient of") as caught:
+            each(5, 0, 0, learning_rate=0.1)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+
+
+def test_hooks_see_one_shard_after_another() -> None:
+    step, seen = steps_of(Config(overlap="off"), 4, 2), []
+    step.add_hook(lambda at, shard, lane: seen.append((shard.index, lane is step.lane)))
+    step(0, 0, 0, learning_rate=0.1)
+    assert seen == [(index, True) for index in range(4)]

@@ -193,8 +193,10 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
             "notice   the test set chooses when to stop and which weights are best, so its accuracy"
             " is optimistic: --validation 0.1 holds out a part of the training set for that"
         )
+    at_a_time = run.training_step.at_a_time
     lines.append(
         f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}),"
+        f"{f' {at_a_time} shards at a time,' if at_a_time > 1 else ''}"
         f" {counted(blas_thread_count(), 'BLAS thread')} each ({blas_description()})"
     )
     if point:

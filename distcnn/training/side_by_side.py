@@ -24,6 +24,7 @@ class SideBySideStep(TrainingStep):
 
     def __init__(self, lanes: Sequence[Lane], *others: Any) -> None:
         super().__init__(lanes, *others)
+        self.at_a_time = len(lanes)
         values = self.lane.plan.parameters.values
         self._gradients = [allocate(values.shape, values.dtype) for _ in lanes]
         self._threads = ThreadPoolExecutor(len(lanes), "shards")

@@ -55,6 +55,8 @@ class TrainingStep:
 
     overlaps = False
     """Whether gradients are summed while others are still being computed."""
+    at_a_time = 1
+    """How many shards are computed side by side."""
 
     def __init__(
         self,

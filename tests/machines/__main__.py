@@ -11,10 +11,13 @@ import argparse
 import dataclasses
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
+from distcnn.datasets.prepare_mnist import download_sample, write_sample
 from distcnn.doctor.layers import layers_sha256
-from distcnn.doctor.reference import FILE, Reference
+from distcnn.doctor.reference import FILE, Reference, Trained
 from distcnn.system.host import processor
 from tests.machines.measure import (
     DATA,
@@ -26,27 +29,41 @@ from tests.machines.measure import (
     images_sha256,
     measure,
     synthetic_sha256,
+    trained_here,
 )
 
 HEAD = ("environment", "machine", "NumPy", "BLAS", "steps", *MODELS, "native")
 DIGITS = 8
+NOT_MNIST = "data/mnist.h5 is not MNIST: python data/mnist.py makes it"
 PAGES = ROOT / "README.md", ROOT / "docs" / "machines.md"
 
 
 def write() -> int:
     """Make this machine's hashes the reference, also on the pages that have them."""
-    old = Reference.read().weights if FILE.exists() else {}
-    found = {str(steps): measure(MODELS, steps).weights for steps in (FEW, STEPS)}
-    weights = {model: {steps: found[steps][model] for steps in found} for model in MODELS}
-    reference = Reference(images_sha256(), weights, synthetic_sha256(), layers_sha256())
+    old = Reference.read()
+    if images_sha256() != old.mnist.images:
+        print(NOT_MNIST, file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        sample = Path(folder) / "sample.h5"
+        write_sample(sample, download_sample())
+        reference = Reference(trained(DATA), trained(sample), synthetic_sha256(), layers_sha256())
     FILE.write_text(json.dumps(dataclasses.asdict(reference), indent=2) + "\n")
-    changed = {old[model][n]: weights[model][n] for model in old for n in old[model]}
     for page in PAGES:
         text = page.read_text()
-        for before, now in changed.items():
-            text = text.replace(before, now).replace(before[:DIGITS], now[:DIGITS])
+        for model, hashes in old.mnist.weights.items():
+            for steps, before in hashes.items():
+                now = reference.mnist.weights[model][steps]
+                text = text.replace(before, now).replace(before[:DIGITS], now[:DIGITS])
         page.write_text(text)
     return 0
+
+
+def trained(data: Path) -> Trained:
+    """What training on ``data`` gives."""
+    found = {str(steps): measure(MODELS, steps, data=data).weights for steps in (FEW, STEPS)}
+    weights = {model: {steps: found[steps][model] for steps in found} for model in MODELS}
+    return Trained(images_sha256(data), weights)
 
 
 def table() -> int:
@@ -68,8 +85,8 @@ def table() -> int:
 
 def here() -> int:
     """Compare this machine, as it is."""
-    if not DATA.exists() or images_sha256() != Reference.read().images:
-        print("data/mnist.h5 is not MNIST: python data/mnist.py makes it", file=sys.stderr)
+    if not trained_here():
+        print(NOT_MNIST, file=sys.stderr)
         return 2
     found = measure(MODELS, STEPS)
     print(_row(HEAD), _row("---" for _ in HEAD), sep="\n")
@@ -81,7 +98,9 @@ def here() -> int:
 
 def differences(found: Measured, steps: int) -> list[str]:
     """A line for each network whose weights are not those of the reference."""
-    expected = Reference.read().weights
+    reference = trained_here()
+    assert reference is not None, NOT_MNIST
+    expected = reference.weights
     return [
         f"{model}: weights {sha256}, not {expected[model][str(steps)]}"
         for model, sha256 in found.weights.items()

@@ -22,6 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 import distcnn as dc
+from distcnn.doctor.reference import Reference, Trained
 from distcnn.system.host import cpu_info
 
 ROOT = Path(__file__).parents[2]
@@ -103,10 +104,14 @@ class Threads(dc.Callback):
 
 
 def measure(
-    models: Sequence[str], steps: int, threads: int = 1, overlap: Overlap = "auto"
+    models: Sequence[str],
+    steps: int,
+    threads: int = 1,
+    overlap: Overlap = "auto",
+    data: Path = DATA,
 ) -> Measured:
     """Train each of ``models`` as ``distcnn.train`` does with its defaults, for ``steps`` steps."""
-    images, seen = read_images(), Threads()
+    images, seen = read_images(data), Threads()
 
     def train(model: str, arithmetic: Literal["native", "portable"]) -> str:
         trainer = dc.Trainer(
@@ -119,17 +124,24 @@ def measure(
     return Measured(weights, train(NATIVE, "native"), facts(seen.of_blas, ranks, seen.sums))
 
 
-def read_images() -> tuple[Any, Any]:
-    """The training set of MNIST, and a part of its test set."""
-    dataset = dc.datasets.open(DATA)
+def read_images(data: Path = DATA) -> tuple[Any, Any]:
+    """The training set of MNIST, or of its sample, and a part of the test set."""
+    dataset = dc.datasets.open(data)
     images, labels = dataset.read("test")
     return dataset.read("train"), (images[:TESTED], labels[:TESTED])
 
 
-def images_sha256() -> str:
+def images_sha256(data: Path = DATA) -> str:
     """SHA-256 of the training images and labels, on which the weights depend."""
-    (images, labels), _ = read_images()
+    (images, labels), _ = read_images(data)
     return hashlib.sha256(images.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
+
+
+def trained_here() -> Trained | None:
+    """What training on the images in ``data/`` gives on every machine; None for others than MNIST
+    and its sample.
+    """
+    return Reference.read().trained_on(images_sha256()) if DATA.exists() else None
 
 
 def synthetic_sha256(threads: int = 1) -> str:

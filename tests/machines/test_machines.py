@@ -10,31 +10,34 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.doctor.reference import Reference
+from distcnn.doctor.reference import Reference, Weights
 from tests.conftest import ROOT, SERIAL, as_flags
 from tests.machines.__main__ import HEAD
 from tests.machines.debian import Unavailable
 from tests.machines.environments import ENVIRONMENTS, KERNELS, Environment
-from tests.machines.measure import DATA, MODELS, STEPS, Measured, facts, images_sha256
+from tests.machines.measure import MODELS, STEPS, Measured, facts, trained_here
 from tests.machines.starts import Start
 
-REFERENCE = Reference.read()
-LINE = f"\nweights {REFERENCE.weights['lenet'][str(STEPS)]}\n"
-"""Of ``python -m distcnn.train --arithmetic portable --max-steps 20``."""
+MNIST = Reference.read().mnist.weights
 
 
 def measured(environment: Environment) -> Measured:
     """What was trained there; skips the test where that is not possible."""
-    require_mnist()
+    reference()
     try:
         return environment.measure()
     except Unavailable as reason:
         pytest.skip(str(reason))
 
 
-def require_mnist() -> None:
-    if not DATA.exists() or images_sha256() != REFERENCE.images:
+def reference() -> Weights:
+    """The weights that training on the images in ``data/`` gives; skips the test for others than
+    MNIST and its sample.
+    """
+    known = trained_here()
+    if not known:
         pytest.skip("data/mnist.h5 is not MNIST: python data/mnist.py makes it")
+    return known.weights
 
 
 def start_of(environment: Environment) -> Start:
@@ -51,7 +54,7 @@ def test_one_hash_in_every_environment(environment: Environment) -> None:
     found = measured(environment)
     assert environment.problem(found) == ""
     assert (found.facts.replaced > 0) == ("LD_PRELOAD" in environment.start().variables)
-    expected = {model: REFERENCE.weights[model] for model in environment.models}
+    expected = {model: reference()[model] for model in environment.models}
     assert found.weights == {model: of[str(environment.steps)] for model, of in expected.items()}
 
 
@@ -78,22 +81,20 @@ def test_the_command_needs_only_distcnn() -> None:
 
 
 def test_the_pages_have_the_hashes() -> None:
-    assert (
-        f"\nweights {REFERENCE.weights['lenet'][str(STEPS)]}\n" in (ROOT / "README.md").read_text()
-    )
+    assert f"\nweights {MNIST['lenet'][str(STEPS)]}\n" in (ROOT / "README.md").read_text()
     rows = [line.split(" | ") for line in (ROOT / "docs" / "machines.md").read_text().splitlines()]
     checked = 0
     for _, _, _, _, steps, *found, _ in (row for row in rows if len(row) == len(HEAD)):
         for model, digits in zip(MODELS, found, strict=True):
             if steps.isdigit() and digits:
-                assert REFERENCE.weights[model][steps].startswith(digits)
+                assert MNIST[model][steps].startswith(digits)
                 checked += 1
     assert checked > len(ENVIRONMENTS)
 
 
 @pytest.mark.slow
 def test_the_command_of_the_readme_prints_the_hash(tmp_path: Path) -> None:
-    require_mnist()
+    expected = reference()["lenet"][str(STEPS)]
     flags = as_flags(arithmetic="portable", max_steps=STEPS, output=tmp_path / "run")
     done = SERIAL.run(1, "-m", "distcnn.train", *flags)
-    assert LINE in done.stdout
+    assert f"\nweights {expected}\n" in done.stdout

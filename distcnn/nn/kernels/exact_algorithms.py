@@ -170,7 +170,8 @@ class ExactWinograd(Winograd):
 
     def transform_input(self, x: Array, piece: Piece) -> None:
         part, pixels, by_tile = self._fresh_pixels(x, piece)
-        np.multiply(part, 1 / self._pixel_unit, out=pixels, dtype=np.float64)
+        np.copyto(pixels, part)
+        pixels *= 1 / self._pixel_unit
         np.rint(pixels, out=pixels)
         rows = piece.fresh_rows
         np.matmul(self._to_rows, by_tile, out=self._by_tile(rows))

@@ -132,7 +132,8 @@ class Trainer:
             start |= {"freeze": freeze if isinstance(freeze, str) else ",".join(freeze)}
             self._settings: dict[str, Any] = {**names, **rates, **steps, **sizes, **sums, **start}
             self._settings["threads_per_rank"] = str(threads_per_rank or "")
-            Config(**self._settings)  # refuses what is impossible
+            config = Config(**self._settings)  # refuses what is impossible
+            self._settings["threads_per_rank"] = config.threads_per_rank  # perhaps its default
             used = find_loss(loss) if isinstance(loss, str) else loss
             self._components = Components(find_model(model), used, self.optimizer, self.schedule)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from distcnn.config import Config
 from distcnn.system.environment import PREFIXES
 from tests.conftest import ROOT, clean_environment, launcher_of
 from tests.machines.debian import Unavailable
@@ -81,7 +82,9 @@ class Environment:
     def problem(self, measured: Measured) -> str:
         """Which fact shows that this environment did not take effect; empty if none does."""
         found = dataclasses.asdict(measured.facts)
-        effect = {"threads": (self.threads,), "ranks": (self.ranks,), **self.effect}
+        at_a_time = min(self.threads, Config.num_shards)
+        effect = {"threads": (self.threads // at_a_time,), "at_a_time": (at_a_time,)}
+        effect |= {"ranks": (self.ranks,), **self.effect}
         effect["overlap"] = (self.overlap == "on",)
         wrong = [name for name, allowed in effect.items() if found[name] not in allowed]
         return ", ".join(f"{name} is {found[name]!r}, not {effect[name]}" for name in wrong)
@@ -119,7 +122,8 @@ ENVIRONMENTS = (
     Environment("no SIMD of NumPy", no_simd, {"simd": ((),)}),
     Environment("lowest NumPy", lowest_numpy, {"numpy": ("2.0.0", "2.0.1", "2.0.2")}),
     Environment("newest NumPy", newest_numpy),
-    Environment("2 threads", threads=2),
+    Environment("2 shards at a time", threads=2),
+    Environment("2 threads", threads=2 * Config.num_shards),  # each of the BLAS, for each shard
     *(Environment(f"{ranks} ranks", ranks=ranks) for ranks in (2, 3, 5)),
     Environment("3 ranks, overlap", ranks=3, overlap="on"),
     Environment("plain loops for BLAS", plain_loops, {"blas": ("plain loops",)}),

@@ -49,7 +49,8 @@ class Facts:
         simd: the instruction sets that NumPy chooses at run time and has enabled here.
         blas: the library, its version and kernel; or what computed in its place.
         kernel: the kernel of the BLAS alone, such as Haswell; empty where it cannot be told.
-        threads: of the BLAS, while the network was trained.
+        threads: of the BLAS, while the networks were trained in portable arithmetic.
+        at_a_time: shards that were computed at a time then.
         ranks: processes.
         overlap: whether a thread summed gradients during the backward pass.
         replaced: calls of the BLAS that ``other_blas.c`` took over, 0 without it.
@@ -65,6 +66,7 @@ class Facts:
     blas: str
     kernel: str
     threads: int
+    at_a_time: int
     ranks: int
     overlap: bool
     replaced: int
@@ -93,14 +95,19 @@ class Measured:
 
 
 class Threads(dc.Callback):
-    """The threads during the last step: of the BLAS, and one that sums gradients."""
+    """The threads during the last step: of the BLAS, those that compute shards, and one that sums
+    gradients.
+    """
 
     def __init__(self) -> None:
-        self.of_blas, self.sums = 0, False
+        self.of_blas, self.of_shards, self.sums = 0, 1, False
 
     def on_step(self, step: int, loss: float) -> None:
+        names = [thread.name for thread in threading.enumerate()]
         self.of_blas = blas().get("num_threads", 0)
-        self.sums = any(thread.name == "sums" for thread in threading.enumerate())
+        numbers = [int(name.rpartition("_")[2]) for name in names if name.startswith("shards_")]
+        self.of_shards = 1 + max(numbers, default=0)
+        self.sums = "sums" in names
 
 
 def measure(
@@ -113,15 +120,15 @@ def measure(
     """Train each of ``models`` as ``distcnn.train`` does with its defaults, for ``steps`` steps."""
     images, seen = read_images(data), Threads()
 
-    def train(model: str, arithmetic: Literal["native", "portable"]) -> str:
+    def train(model: str) -> str:
         trainer = dc.Trainer(
-            model, arithmetic=arithmetic, threads_per_rank=threads, overlap=overlap
+            model, arithmetic="portable", threads_per_rank=threads, overlap=overlap
         )
         return trainer.fit(images, max_steps=steps, callbacks=[seen]).params_sha256
 
-    weights = {model: train(model, "portable") for model in models}
-    ranks = dc.Trainer().world_size
-    return Measured(weights, train(NATIVE, "native"), facts(seen.of_blas, ranks, seen.sums))
+    weights = {model: train(model) for model in models}
+    native = dc.Trainer(NATIVE, overlap=overlap).fit(images, max_steps=steps).params_sha256
+    return Measured(weights, native, facts(seen, dc.Trainer().world_size))
 
 
 def read_images(data: Path = DATA) -> tuple[Any, Any]:
@@ -154,7 +161,7 @@ def synthetic_sha256(threads: int = 1) -> str:
     return run.params_sha256
 
 
-def facts(threads: int, ranks: int, overlap: bool) -> Facts:
+def facts(seen: Threads, ranks: int) -> Facts:
     """What this process computes with."""
     library, (replaced, other) = blas(), other_blas()
     names = [library.get(key, "") for key in ("internal_api", "version", "architecture")]
@@ -169,9 +176,10 @@ def facts(threads: int, ranks: int, overlap: bool) -> Facts:
         simd=enabled_features(),
         blas=other or " ".join(names if any(names) else (built["name"], built["version"])),
         kernel="" if other else library.get("architecture", ""),
-        threads=threads,
+        threads=seen.of_blas,
+        at_a_time=seen.of_shards,
         ranks=ranks,
-        overlap=overlap,
+        overlap=seen.sums,
         replaced=replaced,
     )
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, SERIAL, as_flags
 from tests.machines.__main__ import HEAD
 from tests.machines.debian import Unavailable
 from tests.machines.environments import ENVIRONMENTS, KERNELS, Environment
-from tests.machines.measure import MODELS, STEPS, Measured, facts, trained_here
+from tests.machines.measure import MODELS, STEPS, Measured, Threads, facts, trained_here
 from tests.machines.starts import Start
 
 MNIST = Reference.read().mnist.weights
@@ -70,7 +70,7 @@ def test_native_arithmetic_depends_on_the_kernel() -> None:
 
 def test_an_environment_without_effect_is_found() -> None:
     environment = Environment("2 ranks", ranks=2, effect={"kernel": ("Haswell",)})
-    measured = Measured({}, "", facts(1, 1, False))
+    measured = Measured({}, "", facts(Threads(), 1))
     assert "ranks is 1" in environment.problem(measured)
 
 

@@ -91,7 +91,7 @@ def test_folder_threads_and_upkeep_are_not_in_the_records(
 ) -> None:
     data = shutil.copy(image_set(), tmp_path / "elsewhere.h5")
     settings: dict[str, Any] = {"keep": 1, "checkpoint_every": 0, "stall_timeout": 99.0}
-    fit(Path(data), tmp_path / "run", 2, **settings)
+    fit(Path(data), tmp_path / "run", 16, **settings)  # 2 of BLAS for each of 8 shards
     assert_same_files(tmp_path / "run", whole)
     recorded = receipt(whole)[0]
     assert recorded.keys() == {"kind", "step", "configuration", "dataset"}
@@ -264,14 +264,14 @@ def test_an_environment_that_is_none_is_refused(content: str, whole: Path, tmp_p
 
 def test_the_report_knows_of_all_machines(killed: Path, whole: Path) -> None:
     data = environment(whole)[0]["configuration"]["data"]
-    trainer(2).fit(data, epochs=2, log_every=1, check_every=2, resume=killed)
+    trainer(16).fit(data, epochs=2, log_every=1, check_every=2, resume=killed)
     run = read_run(killed, "run")
     assert [start["kind"] for start in run.starts] == ["start", "resume"]
     assert ranks_of(run) == "1"
     assert run.recorded("software", "blas_threads") == "2"
     assert run.recorded("dataset", "name") == environment(whole)[0]["dataset"]["name"]
     assert run.config is not None
-    assert run.config.threads_per_rank == "2"
+    assert run.config.threads_per_rank == "16"
     assert "--arithmetic portable" in repetition(run)
     assert repetition(run).count("\n") == 0, "an interruption is no other command"
 

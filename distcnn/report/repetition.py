@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -123,7 +122,7 @@ def from_copy(config: Config, path: Path) -> Config:
 
 def changed_flags(config: Config) -> list[str]:
     """The flags that make ``config`` from the defaults, without those of one start only."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    defaults = vars(Config(arithmetic=config.arithmetic)) | {"arithmetic": Config.arithmetic}
     if config.target_accuracy:
         defaults |= TARGET_DEFAULTS
     return [

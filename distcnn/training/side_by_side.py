@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,8 @@ class SideBySideStep(TrainingStep):
     """
 
     def __init__(self, lanes: Sequence[Lane], *others: Any) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # only such runs need it
+
         super().__init__(lanes, *others)
         self.at_a_time = len(lanes)
         values = self.lane.plan.parameters.values

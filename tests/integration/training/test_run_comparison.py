@@ -308,10 +308,10 @@ def test_a_portable_run_has_its_environment_beside_the_receipt(
     trained: Train, compare: Compare
 ) -> None:
     one = trained("one", arithmetic="portable")
-    other = trained("other", arithmetic="portable", threads_per_rank=2)
+    other = trained("other", arithmetic="portable", threads_per_rank=16)  # 2 for each shard
     code, lines = compare(one, other)
     assert code == 0
-    assert f"configuration: --threads-per-rank is 1 in {one}, 2 in {other}" in lines
+    assert f"configuration: --threads-per-rank is auto in {one}, 16 in {other}" in lines
     assert f"software: blas_threads is 1 in {one}, 2 in {other}" in lines
 
 

@@ -193,7 +193,7 @@ def verify_pair(
         if not records_only:
             text = find_parting((one, other), records, found, communicator, say)
     elif not found.agreeing:
-        text = "there is no step of which both have recorded the weights or the loss"
+        text = "no step has its weights or loss recorded in both"
     elif broken:
         text = f"{broken[0]} ({found.compared})"
     elif lengths[0] == lengths[1]:

@@ -26,7 +26,7 @@ Function = Callable[[Floats], Floats]
 TWO_PI, LN_2, SQRT_HALF = 6.283185307179586, 0.6931471805599453, 0.7071067811865476
 LOG2_E = 1.4426950408889634
 LN_2_HIGH, LN_2_LOW = 0.6931471803691238, 1.9082149292705877e-10
-"""ln 2 in two parts; the first ends in so many zero bits that its product with any exponent of two
+"""ln 2 in two parts; the first ends in enough zero bits for its product with any exponent of two
 is exact (Cody and Waite 1980)."""
 SMALLEST_EXPONENT, LARGEST_EXPONENT = -746.0, 710.0
 """exp is 0 below the first and infinite above the second."""

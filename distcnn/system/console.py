@@ -172,7 +172,7 @@ class OutputStream(io.TextIOBase):
 
     def wait(self) -> None:
         """Pass everything on, and wait until it is written or has failed, however long: a pager
-        may be left open, which is no stall.
+        may be left open, which is not a stall.
         """
         with self._changed:
             text, self._partial = self._partial, ""

@@ -71,7 +71,7 @@ class ConvKernel:
         padded_width = max(width + 2 * pw, tiling.input_width)
         padded_shape = channels, geometry.padded_height, padded_width, count
         self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
-        self._is_padded = padded_shape != shape
+        self._padded = buffers.images(padded_shape) if padded_shape != shape else None
         self._grad_input = buffers.images(padded_shape)
 
         inner = inner or buffers  # of what never leaves the kernel
@@ -86,7 +86,8 @@ class ConvKernel:
         if pooling is None or not fused or tiling.tile_width % window[1]:
             pooling = None
         self.layers = 1 if pooling is None else 3 if pooling.rectify else 2
-        self._prepare(padded_shape, (filters, oh, ow, count), pooling, buffers, inner)
+        self._ones = np.ones(blocking.columns, buffers.dtype)
+        self._epilogue = self._make_epilogue((filters, oh, ow, count), pooling, buffers)
 
     def forward(self, x: Array, call: Call) -> Array:
         epilogue, algorithm = self._epilogue, self._algorithm
@@ -130,25 +131,17 @@ class ConvKernel:
 
     # -- what portable arithmetic does in another way (``exact_convolution.py``)
 
-    def _prepare(
-        self,
-        padded_shape: Shape,
-        output_shape: Shape,
-        pooling: Pooling | None,
-        buffers: Buffers,
-        inner: Buffers,
-    ) -> None:
-        """Make the padded images, and the epilogue, which runs ``pooling`` if there is one."""
-        self._padded = buffers.images(padded_shape) if self._is_padded else None
-        self._ones = np.ones(self._pieces[0].windows.shape[-1], buffers.dtype)
+    def _make_epilogue(
+        self, output_shape: Shape, pooling: Pooling | None, buffers: Buffers
+    ) -> Epilogue:
+        """What makes the result of the pieces, and runs ``pooling`` if there is one."""
         algorithm = self._algorithm
         if pooling is not None:
             tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
-            self._epilogue: Epilogue = FusedPool(pooling, output_shape, tiled, buffers)
-        elif isinstance(algorithm, UntiledIm2col):
-            self._epilogue = ImagesInPlace(algorithm)
-        else:
-            self._epilogue = WholeImages(algorithm, buffers.images(output_shape))
+            return FusedPool(pooling, output_shape, tiled, buffers)
+        if isinstance(algorithm, UntiledIm2col):
+            return ImagesInPlace(algorithm)
+        return WholeImages(algorithm, buffers.images(output_shape))
 
     def _make_algorithm(self, tiling: Tiling, blocking: Blocking, buffers: Buffers) -> Algorithm:
         if tiling.is_winograd:

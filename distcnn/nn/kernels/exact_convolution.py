@@ -39,23 +39,15 @@ class ExactConvKernel(ConvKernel):
     def _make_weight_gradient(self, blocking: Blocking, buffers: Buffers) -> WeightGradient:
         return ExactWeightGradient(blocking, buffers)
 
-    def _prepare(
-        self,
-        padded_shape: Shape,
-        output_shape: Shape,
-        pooling: Pooling | None,
-        buffers: Buffers,
-        inner: Buffers,
-    ) -> None:
-        self._padded = buffers.images(padded_shape) if self._is_padded else None
-        algorithm = self._algorithm
+    def _make_epilogue(
+        self, output_shape: Shape, pooling: Pooling | None, buffers: Buffers
+    ) -> ExactEpilogue:
         outputs = output_shape[1] * output_shape[2] * output_shape[3]
-        require_exact(algorithm.grad_bits, 0, outputs)  # the sum for the bias
-        tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
+        require_exact(self._algorithm.grad_bits, 0, outputs)  # the sum for the bias
+        tiled = {piece: self._algorithm.tiled(piece) for piece in self._pieces}
         if pooling is None:
-            self._epilogue = ExactWholeImages(buffers.images(output_shape), tiled, buffers)
-        else:
-            self._epilogue = ExactFusedPool(pooling, output_shape, tiled, buffers)
+            return ExactWholeImages(buffers.images(output_shape), tiled, buffers)
+        return ExactFusedPool(pooling, output_shape, tiled, buffers)
 
     def _multiply(self, a: Array, b: Array, out: Array) -> None:
         multiply(a, b, out)

@@ -273,7 +273,7 @@ def test_the_report_knows_of_all_machines(killed: Path, whole: Path) -> None:
     assert run.config is not None
     assert run.config.threads_per_rank == "16"
     assert "--arithmetic portable" in repetition(run)
-    assert repetition(run).count("\n") == 0, "an interruption is no other command"
+    assert repetition(run).count("\n") == 0, "an interruption does not add a command"
 
 
 def weights_file(path: Path, change: Callable[[Any], Any] = lambda values: values) -> Path:

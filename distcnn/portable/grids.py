@@ -29,7 +29,7 @@ have sums of magnitudes up to S, adds ``ceil(log2 (S / g))`` bits, by the same a
 **Range.** Magnitudes of ``LIMIT`` and more, infinities and NaN make the bound NaN, and with it the
 anchor and the whole operand: the loss or gradient that they lead to is then refused on all machines
 alike. No bound is below ``TINY``, so an operand of zeros has one too. Products of two operands,
-with all their terms, lie between 2**-506 and 2**253: there is no overflow or underflow.
+with all their terms, lie between 2**-506 and 2**253: binary64 neither overflows nor underflows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Floats = NDArray[np.floating]
 PRECISION = 53
 """Bits of a binary64 number."""
 MOST_BITS = 24
-"""More bits an operand gain nothing: it is what float32 has."""
+"""As many as float32 has: an operand gains nothing from more."""
 MOST_TERMS = 2**17
 """Longer sums are split, so that operands keep 18 bits; the parts are added in a fixed order."""
 LIMIT, TINY = 2.0**100, 2.0**-200
@@ -89,7 +89,9 @@ def require_exact(bits: int, other_bits: int, terms: int) -> None:
 
 
 def bound_of(x: Floats) -> float:
-    """The smallest power of two above all magnitudes of ``x``; NaN if there is none."""
+    """The smallest power of two above all magnitudes of ``x``, and above ``TINY``; NaN if one of
+    them is NaN or not below ``LIMIT``.
+    """
     largest = 0.0
     for part in parts(x):
         # Comparisons with NaN are false, so it must come first.

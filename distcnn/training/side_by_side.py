@@ -1,4 +1,4 @@
-"""Shards of a rank computed side by side, each in a thread of its own."""
+"""Shards of a rank computed side by side, on a pool of threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SideBySideStep(TrainingStep):
         self._threads = ThreadPoolExecutor(len(lanes), "shards")
 
     def _add_shards(self, shards: Sequence[Part], at: Position) -> None:
-        if self._hooks:  # such as a debugger
+        if self._hooks:  # a debugger needs the main thread, and one shard after another
             super()._add_shards(shards, at)
             return
         for first in range(0, len(shards), len(self.lanes)):
@@ -45,7 +45,7 @@ class SideBySideStep(TrainingStep):
                     self.reducer.count(*counts)
 
     def _compute(self, shard: Part, lane: Lane, gradient: Array, at: Position) -> Counts:
-        """Write the shard's whole gradient; its counts."""
+        """Write the shard's whole gradient to ``gradient``, and return its counts."""
         plan, grad_logits, counts = self._forward(shard, lane, at)
         with numpy_settings():
             plan.backward(grad_logits, out=gradient)

@@ -20,8 +20,9 @@ class Threads:
 
     @classmethod
     def settle(cls, config: Config, cores: Sequence[Cores], own_shards: int) -> Threads:
-        """What ``--threads-per-rank`` means here. In portable arithmetic threads compute shards, as
-        long as there are any: BLAS gains less from them, and its bits do not depend on them.
+        """What ``--threads-per-rank`` means here. In portable arithmetic bits do not depend on it,
+        and each thread computes shards, which gains more than threads of BLAS. If there are more
+        threads than shards, the rest goes to BLAS where a number was given; auto leaves it unused.
         """
         wanted = config.threads_per_rank
         is_auto = wanted == blas_threads.AUTO
@@ -33,8 +34,8 @@ class Threads:
 
     def lines(self, config: Config, cores: Sequence[Cores]) -> Iterator[str]:
         """What to tell the user: where bits depend on them, and where cores are oversubscribed."""
-        wanted, is_default = config.threads_per_rank, self.of_blas == blas_threads.THREADS_PER_RANK
-        if not config.is_portable and (wanted == blas_threads.AUTO or not is_default):
+        wanted, is_one = config.threads_per_rank, self.of_blas == blas_threads.THREADS_PER_RANK
+        if not config.is_portable and (wanted == blas_threads.AUTO or not is_one):
             yield (
                 f"notice: {counted(self.of_blas, 'BLAS thread')} a rank (--threads-per-rank"
                 f" {wanted}): the bits depend on this number; a resumed run keeps it"

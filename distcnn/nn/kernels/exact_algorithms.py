@@ -7,8 +7,8 @@ products too, with small constant matrices, and exact as well: d and dy are roun
 as many bits as float32 has, M and dV before A^T and B. (The denominators of G are divided by after
 the product, or before its transpose.)
 
-Bounds of what a transform or a product writes follow from those of its operands, so nothing but
-the images, weights and gradients is searched for its largest magnitude.
+The bounds of V, M, dM and dV, which are large, follow from those of images, weights and gradients.
+Only these, U and dU are searched for their largest magnitude.
 """
 
 import math
@@ -115,8 +115,10 @@ class ExactIm2col(TiledIm2col):
 
 
 class ExactWinograd(Winograd):
-    """``Winograd`` in portable arithmetic. V, M, dM and dV are in units in which they are integers
-    after one ``rint``: B^T, A^T, A and B convert from and to them, multiplied by powers of two.
+    """``Winograd`` in portable arithmetic. V, M, dM and dV are kept in units, powers of two, such
+    that rounding to their grids is rounding to integers (``rint``). B^T and A are multiplied by
+    powers of two that convert to these units, A^T and B by those that convert back; U has a unit of
+    its own, which ``round_weights`` chooses, so it comes first.
     """
 
     grad_bits = MOST_BITS

@@ -1,7 +1,8 @@
 """Convolution in portable arithmetic: the pieces of ``convolution.py``, with exact products.
 
 Images, weights and gradients are rounded to grids before they are used, the weights once for each
-version. Inside, all is in binary64.
+version. Products and transforms are in binary64; ``exact_epilogues.py`` takes pieces from there to
+the network's type, and back.
 """
 
 import numpy as np

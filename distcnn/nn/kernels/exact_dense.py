@@ -32,7 +32,8 @@ class ExactDenseKernel:
 
     Products are taken in blocks of input features: a block of x is rounded when it is used, and a
     block of gradients is converted to the network's type, while they are in the caches. The blocks
-    of W x are sums on a grid, and so is their sum.
+    of W x are sums on a grid, and so is their sum. (With more than ``MOST_TERMS`` features the sum
+    of the blocks may round; its order is fixed.)
     """
 
     def __init__(self, out_features: int, shape: Shape, buffers: Buffers) -> None:

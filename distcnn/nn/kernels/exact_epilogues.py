@@ -1,9 +1,9 @@
 """Epilogues of a convolution (``steps.py``) in portable arithmetic.
 
-Pieces are in binary64; what layers pass to each other has the type of the network. So does a piece
-to which the bias is added, and whose windows are compared: with half the bytes of binary64 that
-takes half the time. Gradients are rounded to their grid, and summed for the bias, before they are
-unpooled. They have no more bits than float32, so on their grid they are exact in it too.
+Pieces come in binary64, and layers pass each other arrays of the network's type. A piece is
+converted first; the bias is added, and windows are compared, in the network's type, because half
+the bytes take half the time. Gradients are rounded to their grid, and summed for the bias, before
+they are unpooled. They have no more bits than float32, so on their grid they are exact in it too.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class ExactEpilogue(Epilogue, Protocol):
     """``Epilogue``, which also adds the bias and rounds the gradient."""
 
     grad_bias: NDArray[np.float64]
-    """The exact sum of the rounded gradients of all pieces, (O,)."""
+    """The exact sum of the rounded gradients, (O,): complete after the last piece."""
 
     def begin_forward(self, bias: Array) -> None:
         """Take the bias (O,) for the pieces that follow."""
@@ -39,9 +39,9 @@ class ExactEpilogue(Epilogue, Protocol):
 class _WithBias:
     """What both epilogues do with the bias."""
 
-    def __init__(self, result: Array, tiled: Mapping[Piece, Array], buffers: Buffers) -> None:
-        self.result, self._buffers = result, buffers
-        self.grad_bias = np.zeros(len(result))
+    def __init__(self, filters: int, tiled: Mapping[Piece, Array], buffers: Buffers) -> None:
+        self._buffers = buffers
+        self.grad_bias = np.zeros(filters)
         self._narrow = {
             piece: (exact, buffers.scratch("tiled", exact, buffers.dtype))
             for piece, exact in tiled.items()
@@ -60,6 +60,10 @@ class _WithBias:
 
 class ExactWholeImages(_WithBias):
     """The output as whole images, copied from the tiles and back."""
+
+    def __init__(self, images: Array, tiled: Mapping[Piece, Array], buffers: Buffers) -> None:
+        super().__init__(len(images), tiled, buffers)
+        self.result = images
 
     def take(self, piece: Piece) -> None:
         copy_tiles(self.result[piece.output_index], self._with_bias(piece), to_images=True)
@@ -88,17 +92,16 @@ class ExactFusedPool(_WithBias):
     def __init__(
         self, pooling: Pooling, shape: Shape, tiled: Mapping[Piece, Array], buffers: Buffers
     ) -> None:
-        narrow = {
-            piece: buffers.scratch("tiled", exact, buffers.dtype) for piece, exact in tiled.items()
-        }
+        super().__init__(shape[0], tiled, buffers)
+        narrow = {piece: copy for piece, (_, copy) in self._narrow.items()}
         self._pool = FusedPool(pooling, shape, narrow, buffers)
-        super().__init__(self._pool.result, tiled, buffers)
+        self.result = self._pool.result
         self._rectify = pooling.rectify
         self._grads = buffers.like(self.result)
         self._is_positive = buffers.like(self.result, np.bool_)
 
     def take(self, piece: Piece) -> None:
-        self._with_bias(piece)
+        self._with_bias(piece)  # which is what the pool compares
         self._pool.take(piece)
 
     def begin_backward(self, grad_output: Array) -> None:

@@ -48,7 +48,7 @@ MOST_BITS = 24
 """As many as float32 has: an operand gains nothing from more."""
 MOST_TERMS = 2**17
 """Longer sums are split, so that operands keep 18 bits; the parts are added in a fixed order."""
-LIMIT, TINY = 2.0**100, 2.0**-200
+LIMIT, TINY = 2.0**100, 2.0**-100
 PART = 2**15
 
 
@@ -78,13 +78,15 @@ def largest_row_sum(matrix: Floats) -> float:
     return max(math.fsum(row) for row in np.abs(matrix).tolist())
 
 
-def require_exact(bits: int, other_bits: int, terms: int) -> None:
-    """``ValueError`` unless sums of ``terms`` products of operands of these bits are exact."""
+def require_exact(bits: int, other_bits: int, terms: int, precision: int = PRECISION) -> None:
+    """``ValueError`` unless sums of ``terms`` products of operands of these bits are exact in
+    numbers of this ``precision``.
+    """
     needed = bits + other_bits + bits_of_terms(terms)
-    if needed > PRECISION:
+    if needed > precision:
         raise ValueError(
             f"sums of {terms} products of {bits} and {other_bits} bits need {needed} bits, but"
-            f" binary64 has {PRECISION}: they are not exact"
+            f" there are {precision}: they are not exact"
         )
 
 
@@ -101,9 +103,16 @@ def bound_of(x: Floats) -> float:
     return math.ldexp(1.0, math.frexp(max(largest, TINY))[1])
 
 
-def anchor(bound: float, bits: int) -> float:
-    """C: added and then subtracted, it rounds magnitudes up to ``bound`` to a grid of ``bits``."""
-    return 1.5 * 2.0 ** (52 - bits) * bound
+def anchor(bound: float, bits: int, precision: int = PRECISION) -> float:
+    """C: added and then subtracted in numbers of this ``precision``, it rounds magnitudes up to
+    ``bound`` to a grid of ``bits``, which are at least 2 fewer.
+    """
+    return 1.5 * 2.0 ** (precision - 1 - bits) * bound
+
+
+def precision_of(array: Floats) -> int:
+    """Of the numbers in an array of float32 or float64: 24 or 53 bits."""
+    return int(np.finfo(array.dtype).nmant) + 1
 
 
 def nan_without_grid(*bounds: float) -> float:
@@ -120,8 +129,10 @@ def power_above(x: float) -> float:
 
 
 def round_by(c: float, x: Floats, out: Floats) -> None:
-    """Write ``x``, rounded with the anchor ``c``, to ``out``, which may be ``x``."""
-    np.add(x, c, out=out, dtype=np.float64)
+    """Write ``x``, rounded with the anchor ``c``, to ``out``, which may be ``x``. ``c`` is one for
+    the precision of ``out``.
+    """
+    np.add(x, c, out=out, dtype=out.dtype)
     np.subtract(out, c, out=out)
 
 

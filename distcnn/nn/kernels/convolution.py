@@ -86,7 +86,7 @@ class ConvKernel:
         if pooling is None or not fused or tiling.tile_width % window[1]:
             pooling = None
         self.layers = 1 if pooling is None else 3 if pooling.rectify else 2
-        self._ones = np.ones(blocking.columns, buffers.dtype)
+        self._ones = np.ones(blocking.columns, inner.dtype)
         self._epilogue = self._make_epilogue((filters, oh, ow, count), pooling, buffers)
 
     def forward(self, x: Array, call: Call) -> Array:

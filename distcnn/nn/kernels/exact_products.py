@@ -6,17 +6,17 @@ from distcnn.nn.layer import Array
 from distcnn.portable.grids import MOST_TERMS
 
 
-def multiply(a: Array, b: Array, out: Array) -> None:
-    """Write ``a @ b`` to ``out``. Sums of more than ``MOST_TERMS`` terms are split: their parts are
-    exact, and added one after another.
+def multiply(a: Array, b: Array, out: Array, most_terms: int | None = None) -> None:
+    """Write ``a @ b`` to ``out``. Sums of more than ``most_terms`` terms (``MOST_TERMS``) are
+    split: their parts are exact, and added one after another.
     """
-    terms = a.shape[-1]
-    if terms <= MOST_TERMS:
+    terms, most_terms = a.shape[-1], most_terms or MOST_TERMS
+    if terms <= most_terms:
         np.matmul(a, b, out=out)
         return
     out.fill(0)
-    for start in range(0, terms, MOST_TERMS):
-        part = slice(start, start + MOST_TERMS)
+    for start in range(0, terms, most_terms):
+        part = slice(start, start + most_terms)
         out += np.matmul(a[..., part], b[..., part, :])
 
 

@@ -132,7 +132,10 @@ def round_by(c: float, x: Floats, out: Floats) -> None:
     """Write ``x``, rounded with the anchor ``c``, to ``out``, which may be ``x``. ``c`` is one for
     the precision of ``out``.
     """
-    np.add(x, c, out=out, dtype=out.dtype)
+    if x.dtype != out.dtype:  # to convert on its own takes less time
+        np.copyto(out, x)
+        x = out
+    np.add(x, c, out=out)
     np.subtract(out, c, out=out)
 
 

@@ -75,7 +75,10 @@ class ConvKernel:
         self._grad_input = buffers.images(padded_shape)
 
         inner = inner or buffers  # of what never leaves the kernel
-        blocking = Blocking(geometry, tiling, window[0], inner.dtype.itemsize)
+        # Winograd's products are so small that BLAS takes longer for fewer columns than for binary64
+        # outside the caches.
+        itemsize = (buffers if tiling.is_winograd else inner).dtype.itemsize
+        blocking = Blocking(geometry, tiling, window[0], itemsize)
         self._pieces = list(blocking.pieces(padded_width, inner))
         self._algorithm = self._make_algorithm(tiling, blocking, inner)
         weights_shape = tiling.points, filters, conv.kernel_size[0], channels, tiling.shifts

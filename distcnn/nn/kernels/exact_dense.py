@@ -20,8 +20,10 @@ from distcnn.portable.grids import (
 )
 
 BLOCK_FEATURES = 400
-"""Input features of a block, about, where products are large. (With a power of two, such as 512,
-copies of transposed blocks take twice the time.)"""
+"""Input features of a block, about, where products are large."""
+PADDING = 16
+"""Numbers after each row of a transposed block. Without them rows may be a multiple of 1 KiB apart,
+and copies take twice the time, because columns share few sets of the cache."""
 FEWEST_FEATURES = 64
 """The fewest of a block that makes a small product."""
 
@@ -60,7 +62,7 @@ class ExactDenseKernel:
         self._features = -(-in_features // -(-in_features // wanted))
         self._sum, self._part = (inner.zeros((out_features, count)) for _ in range(2))
         self._input_block = inner.zeros((self._features, count))
-        self._transposed_block = inner.zeros((count, self._features))
+        self._transposed_block = inner.zeros((count, self._features + PADDING))
         self._grad_weight_block = inner.zeros((out_features, self._features))
 
     def forward(self, x: Array, call: Call) -> Array:

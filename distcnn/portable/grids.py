@@ -42,13 +42,15 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 
-PRECISION = 53
-"""Bits of a binary64 number."""
-MOST_BITS = 24
-"""As many as float32 has: an operand gains nothing from more."""
+PRECISION, FLOAT32_PRECISION = 53, 24
+"""Bits of a binary64 number, and of a float32 number."""
+FLOAT32_ROUNDED_BITS = FLOAT32_PRECISION - 2
+"""The most to which an anchor rounds in float32."""
+MOST_BITS = FLOAT32_PRECISION
+"""An operand gains nothing from more."""
 MOST_TERMS = 2**17
 """Longer sums are split, so that operands keep 18 bits; the parts are added in a fixed order."""
-LIMIT, TINY = 2.0**100, 2.0**-100
+LIMIT, TINY = 2.0**100, 2.0**-200
 PART = 2**15
 
 
@@ -79,14 +81,15 @@ def largest_row_sum(matrix: Floats) -> float:
 
 
 def require_exact(bits: int, other_bits: int, terms: int, precision: int = PRECISION) -> None:
-    """``ValueError`` unless sums of ``terms`` products of operands of these bits are exact in
-    numbers of this ``precision``.
+    """``ValueError`` unless sums of ``terms`` products of operands of these bits are exact, in
+    binary64 or in numbers of another ``precision``.
     """
     needed = bits + other_bits + bits_of_terms(terms)
     if needed > precision:
         raise ValueError(
             f"sums of {terms} products of {bits} and {other_bits} bits need {needed} bits, but"
-            f" there are {precision}: they are not exact"
+            f" {'binary64' if precision == PRECISION else 'float32'} has {precision}: they are not"
+            " exact"
         )
 
 
@@ -111,7 +114,7 @@ def anchor(bound: float, bits: int, precision: int = PRECISION) -> float:
 
 
 def precision_of(array: Floats) -> int:
-    """Of the numbers in an array of float32 or float64: 24 or 53 bits."""
+    """Bits of the numbers in an array of float32 or float64."""
     return int(np.finfo(array.dtype).nmant) + 1
 
 

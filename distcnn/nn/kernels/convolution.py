@@ -75,8 +75,8 @@ class ConvKernel:
         self._grad_input = buffers.images(padded_shape)
 
         inner = inner or buffers  # of what never leaves the kernel
-        # Winograd's products are so small that BLAS takes longer for fewer columns than for binary64
-        # outside the caches.
+        # In binary64 Winograd's pieces stay as wide as in float32, and outgrow the caches: with half
+        # the columns BLAS loses more time.
         itemsize = (buffers if tiling.is_winograd else inner).dtype.itemsize
         blocking = Blocking(geometry, tiling, window[0], itemsize)
         self._pieces = list(blocking.pieces(padded_width, inner))

@@ -14,9 +14,10 @@ from distcnn.nn.kernels.algorithms import Tiling
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Blocking
 from distcnn.nn.kernels.convolution import ConvKernel, WeightGradient
-from distcnn.nn.kernels.exact_algorithms import ExactAlgorithm, ExactIm2col, ExactWinograd
+from distcnn.nn.kernels.exact_algorithms import ExactAlgorithm, ExactIm2col
 from distcnn.nn.kernels.exact_epilogues import ExactEpilogue, ExactFusedPool, ExactWholeImages
 from distcnn.nn.kernels.exact_products import add_in_order, multiply, store_gradient
+from distcnn.nn.kernels.exact_winograd import ExactWinograd
 from distcnn.nn.kernels.fusion import Pooling
 from distcnn.nn.layer import Array, Call, Shape
 from distcnn.portable.grids import nan_without_grid, require_exact

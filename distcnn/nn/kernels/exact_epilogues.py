@@ -10,7 +10,7 @@ from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.kernels.convolution import WholeImages
 from distcnn.nn.kernels.fusion import FusedPool, Pooling
-from distcnn.nn.kernels.steps import Algorithm, Epilogue
+from distcnn.nn.kernels.steps import Epilogue
 from distcnn.nn.layer import Array, Shape
 from distcnn.portable.grids import anchor, bound_of, parts, precision_of, round_by
 

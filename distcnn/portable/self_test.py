@@ -1,20 +1,21 @@
 """Whether this machine computes as portable arithmetic assumes; it takes some milliseconds.
 
 Outside the promise are a flush-to-zero mode that another library has switched on, the x87 unit with
-its 64 bits, and a BLAS that computes in fewer bits than binary64 has.
+its 64 bits, and a BLAS that computes in fewer bits than its operands have.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.portable import functions as f
 from distcnn.portable import trigonometry
-from distcnn.portable.grids import PRECISION, bits_of_terms, require_exact
+from distcnn.portable.grids import FLOAT32_PRECISION, PRECISION, bits_of_terms, require_exact
 
 Floats = NDArray[np.float64]
 
@@ -87,12 +88,12 @@ def _fractions(count: int) -> Floats:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _operands() -> Iterator[tuple[Floats, Floats]]:
+def _operands(precision: int = PRECISION) -> Iterator[tuple[Floats, Floats]]:
     """Operands of ``PRODUCTS``: integers of as many bits as are exact, the largest in each."""
     for m, k, n in PRODUCTS:
-        left = (PRECISION - bits_of_terms(k)) // 2
-        right = PRECISION - bits_of_terms(k) - left
-        require_exact(left, right, k)
+        left = (precision - bits_of_terms(k)) // 2
+        right = precision - bits_of_terms(k) - left
+        require_exact(left, right, k, precision)
         numbers = _fractions(m * k + k * n) * 2 - 1
         a, b = numbers[: m * k].reshape(m, k), numbers[m * k :].reshape(k, n)
         a, b = np.rint(a * 2.0**left), np.rint(b * 2.0**right)
@@ -100,10 +101,12 @@ def _operands() -> Iterator[tuple[Floats, Floats]]:
         yield a, b
 
 
-def _products_round() -> bool:
+def _products_round(dtype: type[np.floating], precision: int) -> bool:
     return any(
-        not np.array_equal(np.matmul(a, b), a.astype(np.int64) @ b.astype(np.int64))
-        for a, b in _operands()
+        not np.array_equal(
+            np.matmul(a.astype(dtype), b.astype(dtype)), a.astype(np.int64) @ b.astype(np.int64)
+        )
+        for a, b in _operands(precision)
     )
 
 
@@ -135,7 +138,12 @@ def _rounding_is_wrong() -> bool:
 _CHECKS: dict[Callable[[], bool], str] = {
     _subnormals_are_lost: "subnormal numbers become 0 (a library has switched on flush-to-zero)",
     _rounding_is_wrong: "+, *, / or square root of float64 is not rounded correctly (x87?)",
-    _products_round: "matrix products of float64 are not exact where they must be (NumPy's BLAS)",
+    partial(_products_round, np.float64, PRECISION): (
+        "matrix products of float64 are not exact where they must be (NumPy's BLAS)"
+    ),
+    partial(_products_round, np.float32, FLOAT32_PRECISION): (
+        "matrix products of float32 are not exact where they must be (NumPy's BLAS)"
+    ),
     lambda: reference_sha256() != REFERENCE_SHA256: (
         "the portable functions do not give the reference hash"
     ),

@@ -75,7 +75,7 @@ class ConvKernel:
         self._grad_input = buffers.images(padded_shape)
 
         inner = inner or buffers  # of what never leaves the kernel
-        # In binary64 Winograd's pieces outgrow the caches, but with half the columns BLAS loses more.
+        # In binary64 Winograd's pieces outgrow the caches; with half the columns BLAS loses more.
         itemsize = (buffers if tiling.is_winograd else inner).dtype.itemsize
         blocking = Blocking(geometry, tiling, window[0], itemsize)
         self._pieces = list(blocking.pieces(padded_width, inner))

@@ -5,6 +5,8 @@ float64 to the bits that operands have.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,9 @@ from distcnn.nn import (
     Sequential,
     numpy_settings,
 )
-from distcnn.nn.kernels import exact_algorithms, exact_dense, exact_products
+from distcnn.nn.kernels import exact_algorithms, exact_dense, exact_products, exact_winograd
+from distcnn.nn.kernels.algorithms import Geometry, choose_tiling
+from distcnn.nn.kernels.blocking import Blocking
 from distcnn.nn.layer import Array, Layer
 from distcnn.portable import grids
 from tests.support.networks import Network, planned, run_twice
@@ -155,17 +159,42 @@ def test_the_order_of_sums_matters_to_native_arithmetic_only(name: str) -> None:
     assert any(each != found[NATIVE][0] for each in found[NATIVE])
 
 
+def with_more_bits(bits: Callable[..., int], more: int, *terms: int) -> int:
+    return bits(*terms) + more
+
+
+OPERAND_BITS = [
+    (exact_algorithms, "operand_bits"),
+    (exact_algorithms, "FLOAT32_ROUNDED_BITS"),
+    (exact_dense, "operand_bits"),
+]
+SUM_BITS = [(exact_winograd, "PRECISION")]
+TRANSFORM_BITS = [(exact_winograd, name) for name in ("FLOAT32_PRECISION", "FLOAT32_ROUNDED_BITS")]
+
+
 @pytest.mark.parametrize(
-    ("layer", "more"),
-    # Winograd's operands stay some bits below their bounds, which hold for any images. A dense
-    # layer has the bits for all its features, but takes them in three blocks.
-    [(Conv2d(3, 3), 1), (Dense(100), 2), (Conv2d(30, 3), 4), (Conv2d(30, (3, 5)), 4)],
+    ("layer", "count", "limits", "more"),
+    # A dense layer has the bits for all its features, but takes them in three blocks. Winograd's
+    # operands stay some bits below their bounds, which hold for any images. With few columns it is
+    # not the sums of dU that limit d and dy, but the transforms.
+    [
+        (Conv2d(3, 3), 16, OPERAND_BITS, 2),
+        (Dense(100), 16, OPERAND_BITS, 2),
+        (Conv2d(30, 3), 16, SUM_BITS, 6),
+        (Conv2d(30, (3, 5)), 16, SUM_BITS, 6),
+        (Conv2d(30, 3), 1, TRANSFORM_BITS, 2),
+        (Conv2d(30, (3, 5)), 1, TRANSFORM_BITS, 2),
+    ],
 )
 def test_every_product_is_exact_and_with_more_bits_an_operand_not(
-    layer: Layer, more: int, monkeypatch: pytest.MonkeyPatch
+    layer: Layer,
+    count: int,
+    limits: list[tuple[ModuleType, str]],
+    more: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Numbers of one sign and about one magnitude, whose sums come close to the largest possible.
-    shape, count = (16, 9, 9), 16
+    shape = 16, 9, 9
     layers = [Flatten(), layer] if isinstance(layer, Dense) else [layer]
     monkeypatch.setattr(np, "matmul", checked_sums)
 
@@ -178,16 +207,36 @@ def test_every_product_is_exact_and_with_more_bits_an_operand_not(
         network.backward(grad_output, input_gradient=True)
 
     run()
-    for module in (exact_algorithms, exact_dense):
-        monkeypatch.setattr(
-            module, "operand_bits", lambda *terms: more + grids.operand_bits(*terms)
-        )
+    for module, name in limits:
+        limit = getattr(module, name)
+        raised = limit + more if isinstance(limit, int) else partial(with_more_bits, limit, more)
+        monkeypatch.setattr(module, name, raised)
     with pytest.raises(ValueError, match="not exact"):  # when the plan is made
         run()
-    for module in (exact_algorithms, exact_dense):
+    for module in (exact_algorithms, exact_winograd, exact_dense):
         monkeypatch.setattr(module, "require_exact", lambda *bits: None)
     with pytest.raises(Inexact):
         run()
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 2000)),
+)
+def test_winograd_leaves_operands_16_bits(
+    kernel: tuple[int, int], channels: tuple[int, int], size: tuple[int, int, int]
+) -> None:
+    height, width, count = size
+    padded_height, (given, filters) = height + kernel[0] - 1, channels
+    geometry = Geometry(given, padded_height, filters, kernel, (1, 1), (height, width), count)
+    tiling = choose_tiling(geometry)
+    if not tiling.is_winograd:
+        return
+    matrices = exact_winograd.Matrices(tiling.tile_width, kernel[1])
+    bits = exact_winograd.Bits.of(matrices, Blocking(geometry, tiling, 1, 4), precision=24)
+    assert min(bits.pixels, bits.grads, bits.weights) >= 16
 
 
 @examples
@@ -215,7 +264,7 @@ def test_fused_layers_have_the_bits_of_one_after_another(
 def test_sums_of_more_terms_than_are_exact_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     layers: list[Layer] = [Conv2d(20, 5), MaxPool2d(2), ReLU(), Flatten(), Dense(10)]
     whole = results(made(layers, (8, 12, 12), 6))
-    for module in (grids, exact_products, exact_algorithms, exact_dense):
+    for module in (grids, exact_products, exact_algorithms, exact_winograd, exact_dense):
         monkeypatch.setattr(module, "MOST_TERMS", 16)
     split = results(made(layers, (8, 12, 12), 6))
     for one, other in zip(split, whole, strict=True):

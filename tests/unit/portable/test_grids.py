@@ -16,6 +16,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from distcnn.portable.grids import (
+    FLOAT32_ROUNDED_BITS,
     LIMIT,
     MOST_BITS,
     MOST_TERMS,
@@ -25,6 +26,7 @@ from distcnn.portable.grids import (
     bits_of_terms,
     bound_of,
     operand_bits,
+    precision_of,
     require_exact,
     round_by,
     round_to_grid,
@@ -66,6 +68,21 @@ def test_each_element_becomes_the_nearest_multiple_of_the_spacing(
     assert_array_equal(again, found)
     round_by(anchor(bound, bits), found, found)  # in place
     assert_array_equal(again, found)
+
+
+@many
+@given(
+    values=st.lists(st.floats(-4, 4, width=32) | st.floats(-(2.0**99), 2.0**99, width=32)),
+    scale=st.integers(-140, 0),
+    bits=st.integers(1, FLOAT32_ROUNDED_BITS),
+)
+def test_rounding_in_float32_gives_the_same(values: list[float], scale: int, bits: int) -> None:
+    x = np.ldexp(np.array(values, np.float32), scale).astype(np.float32)
+    expected, bound = rounded(x, bits)
+    round_by(anchor(bound, bits, precision_of(x)), x, x)
+    if bound > 2.0**-120:  # else spacings may be subnormal numbers, and no coarser than float32's
+        assert_array_equal(x, expected)
+    assert not np.signbit(x[x == 0]).any()
 
 
 def test_ties_go_to_even_by_hand() -> None:

@@ -69,10 +69,18 @@ def as_float32(a: Any, b: Any) -> NDArray[Any]:
     return np.einsum("ij,jk", a.astype(np.float32), b.astype(np.float32)).astype(np.float64)
 
 
+def as_bfloat16(a: Any, b: Any) -> NDArray[Any]:
+    """What some libraries do to operands of float32, in a fast mode."""
+    if a.dtype == np.float32:
+        a, b = ((x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32) for x in (a, b))
+    return np.einsum("ij,jk", a, b)
+
+
 @pytest.mark.parametrize(
     ("name", "replacement", "message"),
     [
-        ("matmul", as_float32, "matrix products"),
+        ("matmul", as_float32, "matrix products of float64"),
+        ("matmul", as_bfloat16, "matrix products of float32"),
         ("divide", lambda a, b: a * (1 / b), "rounded correctly"),
         ("sqrt", lambda x: x**0.5 * (1 + 2.0**-52), "rounded correctly"),
     ],

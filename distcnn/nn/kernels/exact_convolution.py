@@ -1,8 +1,8 @@
 """Convolution in portable arithmetic: the pieces of ``convolution.py``, with exact products.
 
 Images, weights and gradients are rounded to grids before they are used, the weights once for each
-version. Products and transforms are in binary64; ``exact_epilogues.py`` takes pieces from there to
-the network's type, and back.
+version. Products are in binary64; the output of a piece, and its gradient, are in the network's
+type (``Output`` in ``exact_algorithms.py``).
 """
 
 import math

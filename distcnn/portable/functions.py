@@ -1,11 +1,11 @@
 """Elementary functions with the same bits on every machine.
 
 Only operations that IEEE 754 defines to the last bit are used (+, -, *, /, square root,
-comparisons, rounding to an integer, scaling by a power of two), each in binary64 and each a NumPy
+comparisons, rounding to an integer, scaling by a power of two), each in float64 and each a NumPy
 call of its own, so that no compiler fuses two into one rounding. The exp, log, tanh and cos of C
 libraries, of NumPy and of Python differ in their last bits between processors and versions.
 
-Arguments are arrays or numbers. Everything is computed in binary64; a float32 argument gives a
+Arguments are arrays or numbers. Everything is computed in float64; a float32 argument gives a
 float32 result, which is rounded once more.
 """
 
@@ -99,7 +99,7 @@ def sigmoid(x: Floats) -> Floats:
 @elementwise
 def sqrt(x: Floats) -> Floats:
     """Square root. (float32's own is not rounded correctly on some ARM processors of 32 bits; from
-    binary64 it is: 53 >= 2 * 24 + 2.)
+    float64 it is: 53 >= 2 * 24 + 2.)
     """
     return np.sqrt(x)
 

@@ -7,15 +7,15 @@ depends on them.
 **Rounding to a grid.** Let B be a **bound**: a power of two above all magnitudes of an operand
 (their maximum is the same in any order), and b the bits that the operand may have. The operand is
 rounded to multiples of the spacing s = B * 2**-b, each element to the nearest: n * s with |n| <=
-2**b. With the **anchor** C = 1.5 * 2**52 * s that is ``(x + C) - C`` in binary64: |x| <= 2**b * s
-<= 2**51 * s for b <= 51, so x + C lies in [2**52 * s, 2**53 * s], where binary64 numbers are the
+2**b. With the **anchor** C = 1.5 * 2**52 * s that is ``(x + C) - C`` in float64: |x| <= 2**b * s
+<= 2**51 * s for b <= 51, so x + C lies in [2**52 * s, 2**53 * s], where float64 numbers are the
 multiples of s: the first operation rounds x to one (ties to even), and the second is exact. The
 result is never -0.
 
-**Exactness.** Let a be on a grid of p bits with spacing s, and b on one of q bits with spacing t. A
+**Exactness.** Let X be on a grid of p bits with spacing s, and Y on one of q bits with spacing t. A
 product of an element of each is a multiple of s*t of magnitude up to 2**(p + q) * s*t. A sum of any
 K or fewer of them, in any order and grouping, is a multiple of s*t of a magnitude up to K * 2**(p +
-q) * s*t. All multiples of s*t up to 2**53 * s*t are binary64 numbers. So if
+q) * s*t. All multiples of s*t up to 2**53 * s*t are float64 numbers. So if
 
     p + q + ceil(log2 K) <= 53
 
@@ -28,8 +28,8 @@ have sums of magnitudes up to S, adds ``ceil(log2 (S / g))`` bits, by the same a
 
 **Range.** Magnitudes of ``LIMIT`` and more, infinities and NaN make the bound NaN, and with it the
 anchor and the whole operand: the loss or gradient that they lead to is then refused on all machines
-alike. No bound is below ``TINY``, so an operand of zeros has one too. Products of two operands,
-with all their terms, lie between 2**-506 and 2**253: binary64 neither overflows nor underflows.
+alike. Every bound is above ``TINY``, so an operand of zeros has one too. Products of two operands,
+with all their terms, lie between 2**-506 and 2**253: float64 neither overflows nor underflows.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Floats = NDArray[np.floating]
 
 PRECISION, FLOAT32_PRECISION = 53, 24
-"""Bits of a binary64 number, and of a float32 number."""
-FLOAT32_ROUNDED_BITS = FLOAT32_PRECISION - 2
-"""The most to which an anchor rounds in float32."""
+"""Bits of a float64 number, and of a float32 number."""
+ROUNDED_BITS, FLOAT32_ROUNDED_BITS = PRECISION - 2, FLOAT32_PRECISION - 2
+"""The most bits to which an anchor can round, in either."""
 MOST_BITS = FLOAT32_PRECISION
-"""An operand gains nothing from more."""
+"""Operands are float32 numbers, so they gain nothing from more."""
 MOST_TERMS = 2**17
 """Longer sums are split, so that operands keep 18 bits; the parts are added in a fixed order."""
 LIMIT, TINY = 2.0**100, 2.0**-200
@@ -82,13 +82,13 @@ def largest_row_sum(matrix: Floats) -> float:
 
 def require_exact(bits: int, other_bits: int, terms: int, precision: int = PRECISION) -> None:
     """``ValueError`` unless sums of ``terms`` products of operands of these bits are exact, in
-    binary64 or in numbers of another ``precision``.
+    float64 or in numbers of another ``precision``.
     """
     needed = bits + other_bits + bits_of_terms(terms)
     if needed > precision:
         raise ValueError(
             f"sums of {terms} products of {bits} and {other_bits} bits need {needed} bits, but"
-            f" {'binary64' if precision == PRECISION else 'float32'} has {precision}: they are not"
+            f" {'float64' if precision == PRECISION else 'float32'} has {precision}: they are not"
             " exact"
         )
 
@@ -108,19 +108,19 @@ def bound_of(x: Floats) -> float:
 
 def anchor(bound: float, bits: int, precision: int = PRECISION) -> float:
     """C: added and then subtracted in numbers of this ``precision``, it rounds magnitudes up to
-    ``bound`` to a grid of ``bits``, which are at least 2 fewer.
+    ``bound`` to a grid of ``bits``, which must be at least 2 fewer than the precision.
     """
     return 1.5 * 2.0 ** (precision - 1 - bits) * bound
 
 
-def precision_of(array: Floats) -> int:
-    """Bits of the numbers in an array of float32 or float64."""
-    return int(np.finfo(array.dtype).nmant) + 1
+def precision_of(dtype: DTypeLike) -> int:
+    """Bits of a number of this type, float32 or float64."""
+    return int(np.finfo(np.dtype(dtype)).nmant) + 1
 
 
 def nan_without_grid(*bounds: float) -> float:
-    """0 if all ``bounds`` are numbers, else NaN: added to a product of their operands, it makes it
-    NaN with BLAS libraries, too, that skip products with zeros.
+    """0 if all ``bounds`` are numbers, else NaN: a product of their operands, to which it is added,
+    becomes NaN even with a BLAS that skips products with zeros.
     """
     return 0.0 if all(math.isfinite(bound) for bound in bounds) else math.nan
 
@@ -135,7 +135,7 @@ def round_by(c: float, x: Floats, out: Floats) -> None:
     """Write ``x``, rounded with the anchor ``c``, to ``out``, which may be ``x``. ``c`` is one for
     the precision of ``out``.
     """
-    if x.dtype != out.dtype:  # to convert on its own takes less time
+    if x.dtype != out.dtype:  # converting separately is faster
         np.copyto(out, x)
         x = out
     np.add(x, c, out=out)

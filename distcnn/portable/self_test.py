@@ -1,4 +1,4 @@
-"""Whether this machine computes as portable arithmetic assumes; it takes some milliseconds.
+"""Whether this machine computes as portable arithmetic assumes; it takes a few milliseconds.
 
 Outside the promise are a flush-to-zero mode that another library has switched on, the x87 unit with
 its 64 bits, and a BLAS that computes in fewer bits than its operands have.
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 REFERENCE_SHA256 = "f6e6cac4efadc2d0e1389d8b99419a134f994a65dab1a08c9c56c0b767dfccec"
 """What ``reference_sha256`` is on every machine."""
 PRODUCTS = ((33, 512, 29), (1, 2048, 70), (64, 1000, 1), (70, 100, 60))
-"""(m, k, n) of matrix products: for several kernels of a BLAS, and with ends of blocks."""
+"""(m, k, n) of matrix products that use several kernels of a BLAS and have partial blocks."""
 LANES = 17
 """Copies of a number, for loops over vectors and what they leave over."""
 SUMS, MULTIPLICATIONS, DIVISIONS, ROOTS = (
@@ -50,7 +50,7 @@ SUMS, MULTIPLICATIONS, DIVISIONS, ROOTS = (
 
 
 def problem() -> str:
-    """The first thing that this machine computes otherwise, as text; empty if there is none."""
+    """The first thing that this machine computes differently, as text; empty if there is none."""
     with np.errstate(all="ignore"):
         for wrong, text in _CHECKS.items():
             if wrong():

@@ -43,10 +43,7 @@ RUNS = {
 
 @pytest.mark.parametrize(
     ("name", "world_sizes"),
-    [
-        ("lenet", FEW),
-        *slow(("lenet", MANY), ("wide", FEW + MANY), ("lenet5-adamw-colour", FEW + MANY)),
-    ],
+    [("lenet", FEW), *slow(("lenet", MANY), ("wide", FEW), ("lenet5-adamw-colour", FEW + MANY))],
 )
 def test_the_weights_do_not_depend_on_the_ranks(
     name: str,

@@ -75,7 +75,8 @@ class ConvKernel:
         self._grad_input = buffers.images(padded_shape)
 
         inner = inner or buffers  # of what never leaves the kernel
-        # In binary64 Winograd's pieces outgrow the caches; with half the columns BLAS loses more.
+        # Winograd's pieces have the size that they would have in the network's type. In float64
+        # they outgrow the caches, but half the columns would cost BLAS more.
         itemsize = (buffers if tiling.is_winograd else inner).dtype.itemsize
         blocking = Blocking(geometry, tiling, window[0], itemsize)
         self._pieces = list(blocking.pieces(padded_width, inner))

@@ -36,7 +36,7 @@ class ExactAlgorithm(Algorithm, Protocol):
     """Of the latest rounded weights."""
     most_terms: int
     most_columns: int
-    """Longer sums of products, and of products for dU, are not exact."""
+    """Longer sums, and longer sums over columns for dU, are split: they would not be exact."""
 
     def round_weights(self, weight: Array, transformed: Array) -> None:
         """Write U, rounded, to ``transformed``, for ``weight`` (O, C, kh, kw)."""
@@ -82,7 +82,7 @@ class Output:
 
 
 class ExactIm2col(TiledIm2col):
-    """Im2col in portable arithmetic, with a buffer for the products of a piece in any case."""
+    """Im2col in portable arithmetic, always with a buffer for the products of a piece."""
 
     grad_unit = 1.0
 
@@ -120,7 +120,7 @@ class ExactIm2col(TiledIm2col):
         super().transform_input(self._rounded, piece)
 
     def begin_backward(self, grad_bound: float) -> None:
-        pass  # dM are their rounded gradient
+        pass  # dM is the rounded gradient itself
 
     def transform_products(self, piece: Piece) -> None:
         self._output.take(piece, self.products(piece))

@@ -1,7 +1,7 @@
 """Convolution in portable arithmetic: the pieces of ``convolution.py``, with exact products.
 
 Images, weights and gradients are rounded to grids before they are used, the weights once for each
-version. Products are in binary64; the output of a piece, and its gradient, are in the network's
+version. Products are in float64; the output of a piece, and its gradient, are in the network's
 type (``Output`` in ``exact_algorithms.py``).
 """
 
@@ -64,6 +64,7 @@ class ExactConvKernel(ConvKernel):
             self._version = call.version
         images = self._with_border(x)
         bound = algorithm.begin_forward(images)
+        # Also with 0: a bias of -0 would make the sign of a zero depend on the product's.
         algorithm.take_bias(call.values["bias"] + nan_without_grid(bound, algorithm.weight_bound))
         return images
 

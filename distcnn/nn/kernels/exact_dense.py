@@ -20,7 +20,7 @@ from distcnn.portable.grids import (
 )
 
 BLOCK_FEATURES = 400
-"""Input features of a block, about, where products are large."""
+"""About how many input features a block has where products are large."""
 PADDING = 16
 """Numbers after each row of a transposed block. Without them rows may be a multiple of 1 KiB apart,
 and copies take twice the time, because columns share few sets of the cache."""

@@ -29,7 +29,7 @@ class ExactWholeImages(WholeImages):
 
     def round_gradient(self, bits: int) -> float:
         bound = bound_of(self._grad_output)
-        self._anchor = anchor(bound, bits, precision_of(self._grad_output))
+        self._anchor = anchor(bound, bits, precision_of(self.result.dtype))  # that of pieces
         return bound
 
     def give_gradient(self, piece: Piece) -> None:
@@ -61,7 +61,7 @@ class ExactFusedPool(FusedPool):
 
     def round_gradient(self, bits: int) -> float:
         bound = bound_of(self._grads)
-        c = anchor(bound, bits, precision_of(self._grads))
+        c = anchor(bound, bits, precision_of(self._grads.dtype))
         for part in parts(self._grads):
             round_by(c, part, part)
         return bound

@@ -1,9 +1,10 @@
 """Winograd convolution (``winograd.py``) in portable arithmetic.
 
 The transforms are products with small constant matrices, and exact as well. B^T d and A dy are
-taken in float32: d and dy are rounded to so few bits that V and dM, which are larger, have 24 at
-most. Rounded are also U, after its transform; M and dV, before A^T and B; and dU, before the
-transpose of G. (The denominators of G are divided by after the product, or before its transpose.)
+taken in the network's type, float32: d and dy are rounded to so few bits that V and dM, which are
+larger, have 24 at most. Also rounded are U, after its transform; M and dV, before A^T and B; and
+dU, before the transpose of G. (The denominators of G are divided by after the product, or before
+its transpose.)
 
 Only d, dy, w, U and dU are searched for their largest magnitude. The bounds of V, M, dM and dV
 follow from what the matrices can do.
@@ -34,6 +35,7 @@ from distcnn.portable.grids import (
     MOST_BITS,
     MOST_TERMS,
     PRECISION,
+    ROUNDED_BITS,
     anchor,
     bits_of_terms,
     bits_of_transform,
@@ -46,13 +48,13 @@ from distcnn.portable.grids import (
 
 LEAST_BITS = 16
 """Of d, dy and U: sums that leave fewer are split."""
-LEAST_BOUND = 2.0**-100
-"""Units of d and dy are those of a bound no smaller: B^T and A, divided by them, are in float32."""
+LEAST_UNIT = 2.0**-118
+"""The smallest by which B^T and A can be divided without leaving float32."""
 
 
 class Matrices:
     """The constant matrices of F(m, r), scaled: rows of B^T and A are multiplied by powers of two
-    that make them integers, and the columns of A^T and B divided by them.
+    that make them integers, and the columns of A^T and B divided by those of V and of dM.
     """
 
     def __init__(self, outputs: int, taps: int) -> None:
@@ -94,15 +96,19 @@ class Bits:
 
         geometry = blocking.geometry
         most_terms = min(2 ** (PRECISION - FLOAT32_PRECISION - LEAST_BITS), MOST_TERMS)
-        terms, grad_terms = (
-            min(geometry.kernel[0] * count, most_terms)
-            for count in (geometry.channels, geometry.filters)
+        all_terms = [geometry.kernel[0] * count for count in (geometry.channels, geometry.filters)]
+        terms, grad_terms = (min(count, most_terms) for count in all_terms)
+        weights = min(
+            MOST_BITS,
+            PRECISION - rows - bits_of_terms(terms),
+            PRECISION - grad_products - bits_of_terms(grad_terms),
         )
-        in_product = rows + bits_of_terms(terms)
-        in_grad_row = grad_products + bits_of_terms(grad_terms)
-        weights = min(MOST_BITS, PRECISION - max(in_product, in_grad_row))
-        product_bits = PRECISION - bits_of_transform(matrices.a_transposed)
-        grad_row_bits = PRECISION - bits_of_transform(matrices.b)
+        transposed = matrices.a_transposed, matrices.b
+        product_bits, grad_row_bits = (PRECISION - bits_of_transform(each) for each in transposed)
+        in_product, in_grad_row = map(bits_of_terms, all_terms)
+        exponent = min(
+            product_bits - rows - in_product, grad_row_bits - grad_products - in_grad_row
+        )
         require_exact(pixels, row_growth, 1, precision)
         require_exact(grads, grad_growth, 1, precision)
         require_exact(rows, grad_products, min(blocking.columns, most_columns))
@@ -115,8 +121,8 @@ class Bits:
             grads,
             grad_products,
             weights,
-            min(product_bits - in_product, grad_row_bits - in_grad_row),
-            PRECISION - bits_of_transform(matrices.numerators.T),
+            exponent,
+            min(PRECISION - bits_of_transform(matrices.numerators.T), ROUNDED_BITS),
             most_terms,
             most_columns,
         )
@@ -125,9 +131,11 @@ class Bits:
 class ExactWinograd(Winograd):
     """``Winograd`` in portable arithmetic.
 
-    V, M, dM and dV are integers, in units that are powers of two. B^T and A are divided by the
-    units of d and dy; A^T and B are multiplied by what converts back. U is in units of its own,
-    chosen such that M and dV, rounded to integers, have as many bits as A^T and B leave.
+    V and dM are integers, in units that are powers of two: B^T and A are divided by the units of d
+    and dy. U is in units of its own, chosen such that M and dV, once they are rounded to integers,
+    have as many bits as A^T and B leave. A^T and B are multiplied by what converts back.
+
+    ``round_weights`` comes first, then ``begin_forward`` and its pieces, then ``begin_backward``.
     """
 
     def __init__(self, blocking: Blocking, inner: Buffers, buffers: Buffers) -> None:
@@ -137,8 +145,8 @@ class ExactWinograd(Winograd):
         shape = tiling.points, blocking.most_outputs, geometry.filters, blocking.columns
         self._new_grad_products = buffers.zeros(shape)
         self._matrices = Matrices(tiling.tile_width, geometry.kernel[1])
-        precision = precision_of(self._new_grad_products)
-        self._bits = bits = Bits.of(self._matrices, blocking, precision)
+        self._precision = precision_of(buffers.dtype)
+        self._bits = bits = Bits.of(self._matrices, blocking, self._precision)
         self.grad_bits, self.most_terms = bits.grads, bits.most_terms
         self.most_columns = bits.most_columns
         self._fresh: dict[Piece, tuple[Array, tuple[Array, Array, Array, Array]]] = {}
@@ -147,7 +155,7 @@ class ExactWinograd(Winograd):
         rounded, matrices = np.empty(weight.shape), self._matrices
         round_to_grid(weight, MOST_BITS, rounded)
         by_column = rounded.transpose(3, 0, 2, 1).reshape(weight.shape[3], -1)
-        numerators = (matrices.numerators @ by_column).reshape(transformed.shape)
+        numerators = np.matmul(matrices.numerators, by_column).reshape(transformed.shape)
         np.divide(numerators, matrices.denominators, out=transformed)
         self.weight_bound = round_to_grid(transformed, self._bits.weights, transformed)
         self._weight_unit = self.weight_bound / 2.0**self._bits.weight_exponent
@@ -157,24 +165,32 @@ class ExactWinograd(Winograd):
         self._output.take_bias(bias)
 
     def begin_forward(self, images: Array) -> float:
-        bound, matrices = bound_of(images), self._matrices
-        self._pixel_anchor = anchor(bound, self._bits.pixels, precision_of(images))
-        self._pixel_unit = _unit(bound, self._bits.pixels)
-        self._to_rows = (matrices.b_transposed / self._pixel_unit).astype(images.dtype)
+        bound, bits, matrices = bound_of(images), self._bits.pixels, self._matrices
+        self._pixel_anchor = anchor(bound, bits, self._precision)
+        self._pixel_unit = bound / 2.0**bits
+        self._to_rows, self._rows_scale = self._divided(matrices.b_transposed, self._pixel_unit)
         self._from_products = matrices.a_transposed * (self._pixel_unit * self._weight_unit)
         return bound
 
     def begin_backward(self, grad_bound: float) -> None:
-        self.grad_unit = _unit(grad_bound, self._bits.grads)
-        matrices, dtype = self._matrices, self._new_grad_products.dtype
-        self._to_grad_products = (matrices.a / self.grad_unit).astype(dtype)
-        self._from_grad_rows = matrices.b * (self.grad_unit * self._weight_unit)
+        self.grad_unit = grad_bound / 2.0**self._bits.grads
+        self._to_grads, self._grads_scale = self._divided(self._matrices.a, self.grad_unit)
+        self._from_grad_rows = self._matrices.b * (self.grad_unit * self._weight_unit)
+
+    def _divided(self, matrix: Array, unit: float) -> tuple[Array, float]:
+        """``matrix`` divided by ``unit``, in the network's type, and what is left to multiply by: 1
+        unless the unit is tiny, NaN if it is.
+        """
+        divisor = float(np.maximum(unit, LEAST_UNIT))  # NaN if unit is
+        return (matrix / divisor).astype(self._buffers.dtype), divisor / unit
 
     def transform_input(self, x: Array, piece: Piece) -> None:
         part, pixels, by_tile, rows = self._fresh_pixels(x, piece)
         round_by(self._pixel_anchor, part, pixels)
         np.matmul(self._to_rows, by_tile, out=self._by_tile(rows))
         np.copyto(piece.fresh_rows, rows)
+        if self._rows_scale != 1:
+            np.multiply(piece.fresh_rows, self._rows_scale, out=piece.fresh_rows)
 
     def _fresh_pixels(self, x: Array, piece: Piece) -> tuple[Array, Array, Array, Array]:
         """The piece's fresh rows of ``x``, where to round them, a view of that by tiles, and where
@@ -183,8 +199,8 @@ class ExactWinograd(Winograd):
         known, arrays = self._fresh.get(piece, (None, None))
         if arrays is None or known is not x:
             part = x[:, piece.fresh, piece.input_columns, piece.images]
-            pixels = self._buffers.scratch("fresh", part)
-            rows = self._buffers.scratch("V", piece.fresh_rows, part.dtype)
+            pixels = self._buffers.scratch("fresh", part, self._buffers.dtype)
+            rows = self._buffers.scratch("V", piece.fresh_rows, self._buffers.dtype)
             arrays = part, pixels, pixels_by_tile(self._shifts.view(pixels)), rows
             self._fresh[piece] = x, arrays
         return arrays
@@ -199,12 +215,14 @@ class ExactWinograd(Winograd):
         return self._output.tiled(piece)
 
     def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
-        new, kept = self._new_grad_products[:, : piece.height], self.grad_products
-        grads = matrix_of(self._output.of(piece))
-        np.matmul(self._to_grad_products, grads, out=matrix_of(new))
-        products = kept[:, piece.output_rows]
+        new = self._new_grad_products[:, : piece.height]
+        products = self.grad_products[:, piece.output_rows]
+        np.matmul(self._to_grads, matrix_of(self._output.of(piece)), out=matrix_of(new))
         np.copyto(products, new)
-        return new, products[ALL_ONES]
+        if self._grads_scale == 1:  # to transpose half the bytes takes less time
+            return new, products[ALL_ONES]
+        np.multiply(products, self._grads_scale, out=products)
+        return products, products[ALL_ONES]
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, shared: int) -> None:
         np.rint(grad_rows, out=grad_rows)
@@ -218,14 +236,9 @@ class ExactWinograd(Winograd):
         units = self._pixel_unit * self.grad_unit / matrices.grad_weight_scales
         quotients = transformed * units / matrices.denominators
         round_to_grid(quotients, self._bits.grad_weights, quotients)
-        by_column = matrices.numerators.T @ quotients.reshape(len(quotients), -1)
+        by_column = np.matmul(matrices.numerators.T, quotients.reshape(len(quotients), -1))
         shape = kernel_width, kernel_height, channels, filters
         store_gradient(by_column.reshape(shape).transpose(3, 2, 1, 0), grad_weight)
-
-
-def _unit(bound: float, bits: int) -> float:
-    """The spacing of a grid, or a larger power of two; NaN without a bound."""
-    return float(np.maximum(bound, LEAST_BOUND)) / 2.0**bits
 
 
 def _scales_to_integers(matrix: Array) -> Array:

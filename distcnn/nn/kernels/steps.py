@@ -2,7 +2,8 @@
 
 Letters and arrays (V, U, M, tiled pieces) are those of ``algorithms.py``.
 
-Forward: ``transform_weights``; then for each piece ``transform_input``, the matrix product into
+Forward: ``transform_weights`` (in portable arithmetic the methods of ``ExactAlgorithm``,
+``exact_algorithms.py``); then for each piece ``transform_input``, the matrix product into
 ``products``, ``transform_products``, and the epilogue's ``take``. Backward, for each piece in the
 same order: the epilogue's ``give_gradient``, ``transform_gradient``, the products of
 ``grad_products`` with weights and rows, ``transform_input_gradient``; last

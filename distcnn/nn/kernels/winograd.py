@@ -10,7 +10,8 @@ from distcnn.nn.kernels.tiles import Shifts, fold
 from distcnn.nn.layer import Array
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
-"""Where polynomials are evaluated, besides infinity: powers of two, so that A and B are exact."""
+"""Where polynomials are evaluated, besides infinity: 0 and powers of two, so that A and B are
+exact."""
 ALL_ONES = POINTS.index(1.0)
 """This row of A is all ones: its product is the sum of the outputs' gradients in each tile."""
 

@@ -20,12 +20,17 @@ from distcnn.portable.grids import (
     LIMIT,
     MOST_BITS,
     MOST_TERMS,
+    PART,
     PRECISION,
+    ROUNDED_BITS,
     TINY,
     anchor,
     bits_of_terms,
+    bits_of_transform,
     bound_of,
+    nan_without_grid,
     operand_bits,
+    parts,
     precision_of,
     require_exact,
     round_by,
@@ -46,7 +51,7 @@ def rounded(x: NDArray[np.floating], bits: int) -> tuple[Floats, float]:
 
 
 @many
-@given(values=st.lists(finite, min_size=1, max_size=8), bits=st.integers(1, MOST_BITS))
+@given(values=st.lists(finite, min_size=1, max_size=8), bits=st.integers(1, ROUNDED_BITS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_each_element_becomes_the_nearest_multiple_of_the_spacing(
     values: list[float], bits: int, dtype: type[np.floating]
@@ -79,7 +84,7 @@ def test_each_element_becomes_the_nearest_multiple_of_the_spacing(
 def test_rounding_in_float32_gives_the_same(values: list[float], scale: int, bits: int) -> None:
     x = np.ldexp(np.array(values, np.float32), scale).astype(np.float32)
     expected, bound = rounded(x, bits)
-    round_by(anchor(bound, bits, precision_of(x)), x, x)
+    round_by(anchor(bound, bits, precision_of(x.dtype)), x, x)
     if bound > 2.0**-120:  # else spacings may be subnormal numbers, and no coarser than float32's
         assert_array_equal(x, expected)
     assert not np.signbit(x[x == 0]).any()
@@ -181,7 +186,7 @@ def largest_operands(bits: int, other_bits: int) -> tuple[list[int], list[int]]:
 
 
 def sum_of_products(a: Sequence[int], b: Sequence[int]) -> tuple[Fraction, int]:
-    """In binary64, and exactly."""
+    """In float64, and exactly."""
     floats = np.array([a], np.float64) @ np.array(b, np.float64)
     return Fraction(float(floats[0])), sum(x * y for x, y in zip(a, b, strict=True))
 
@@ -193,7 +198,7 @@ def test_one_bit_more_is_caught() -> None:
     for bits, other_bits in ((27, 26), (26, 27)):
         found, exact = sum_of_products(*largest_operands(bits, other_bits))
         assert found != exact
-        with pytest.raises(ValueError, match="need 54 bits, but binary64 has 53: they are not"):
+        with pytest.raises(ValueError, match="need 54 bits, but float64 has 53: they are not"):
             require_exact(bits, other_bits, 2)
 
 
@@ -223,10 +228,51 @@ def test_operands_have_as_many_bits_as_their_sums_allow(terms: list[int]) -> Non
 def test_a_fused_multiplication_and_addition_rounds_nothing_either(
     drawn: tuple[Floats, Floats, int, int],
 ) -> None:
-    """Every partial sum is a binary64 number, so it does not matter how often it is rounded."""
+    """Every partial sum is a float64 number, so it does not matter how often it is rounded."""
     a, b, *_ = drawn
     partial = Fraction(0)
     for x, y in zip(a[0].tolist(), b[:, 0].tolist(), strict=True):
         partial += Fraction(x) * Fraction(y)
         assert Fraction(float(partial)) == partial
         assert Fraction(x * y) == Fraction(x) * Fraction(y)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "bits"),
+    [([[1]], 0), ([[1, 1]], 1), ([[1, -1, 1]], 2), ([[4, 0], [0, 1]], 2), ([[0.5, 0.25]], 2),
+     ([[1, 2, 4, 8]], 4), ([[0.25], [3]], 4)],
+)  # fmt: skip
+def test_bits_that_a_constant_matrix_adds_by_hand(matrix: list[list[float]], bits: int) -> None:
+    assert bits_of_transform(np.array(matrix, np.float64)) == bits
+
+
+@many
+@given(
+    matrix=st.lists(st.sampled_from([-5.25, -2.0, -1.0, 0.0, 0.25, 0.5, 1.0, 4.0]), min_size=3,
+                    max_size=8).filter(any),
+    values=st.lists(st.integers(-(2**20), 2**20), min_size=8, max_size=8),
+)  # fmt: skip
+def test_a_product_with_a_constant_matrix_has_no_more_bits_than_that(
+    matrix: list[float], values: list[int]
+) -> None:
+    exact = sum(Fraction(w) * v for w, v in zip(matrix, values, strict=False))
+    in_units = exact * max(Fraction(w).denominator for w in matrix)
+    assert in_units.denominator == 1
+    assert abs(in_units) <= 2 ** (20 + bits_of_transform(np.array([matrix])))
+
+
+def test_a_product_is_nan_without_both_grids() -> None:
+    assert nan_without_grid(1.0, 2.0) == 0
+    for bounds in ((math.nan, 1.0), (1.0, math.nan)):
+        assert math.isnan(nan_without_grid(*bounds))
+
+
+@pytest.mark.parametrize(
+    "shape", [(0,), (3,), (PART,), (3, PART), (2, 5, 7, PART // 30), (PART, 2)]
+)
+def test_parts_are_all_of_an_array(shape: tuple[int, ...]) -> None:
+    x = np.zeros(shape)
+    for part in parts(x):
+        part += 1
+        assert part.size <= 2 * PART
+    assert (x == 1).all()

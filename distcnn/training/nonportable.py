@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import cmath
 import math
+import operator
 from functools import cache
 from typing import Any
 
@@ -17,7 +19,7 @@ FORMS = {
     **dict.fromkeys(("sum", "nansum", "average"), "total"),
     **dict.fromkeys(("var", "std", "nanmean", "nanvar", "nanstd"), "mean"),
     **dict.fromkeys(("dot", "vdot", "inner", "matmul", "tensordot", "einsum"), "matmul"),
-    **{"logaddexp": "log1p", "expit": "sigmoid"},
+    **{"logaddexp": "log1p", "expit": "sigmoid", "ipow": "power", "imatmul": "matmul"},
     **{name: name for name in ("softmax_cross_entropy", "squared_error")},
 }
 """The part of ``distcnn.nn.portable`` that takes an operation's place."""
@@ -60,6 +62,8 @@ def _known() -> dict[Any, tuple[str, str | None]]:
         "numpy.fft.": (np.fft, np.fft.__all__),
         "numpy.random.": (np.random, np.random.__all__),
         "math.": (math, vars(math).keys() - SAME_OF_MATH.split()),
+        "cmath.": (cmath, vars(cmath).keys() - SAME_OF_MATH.split()),
+        "operator.": (operator, ["pow", "ipow", "matmul", "imatmul"]),
         "": (builtins, ["sum", "pow"]),
         "distcnn.nn.": (nn, ["softmax_cross_entropy", "squared_error"]),
     }
@@ -68,7 +72,8 @@ def _known() -> dict[Any, tuple[str, str | None]]:
         for name in names:
             item = getattr(module, name, None)
             if callable(item) and not isinstance(item, type):
-                found.setdefault(item, (prefix + name, FORMS.get(name)))
+                form = None if module is cmath else FORMS.get(name)
+                found.setdefault(item, (prefix + name, form))
     found[np.add.reduce] = "numpy.add.reduce", "total"
     found[np.multiply.reduce] = "numpy.multiply.reduce", None
     for activation in (nn.Sigmoid, nn.Tanh):

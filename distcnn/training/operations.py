@@ -11,7 +11,6 @@ import builtins
 import functools
 import inspect
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
@@ -20,12 +19,22 @@ from typing import Any
 import numpy as np
 
 from distcnn.training.nonportable import FORMS, OF_ARRAYS, OF_GENERATORS, nonportable
+from distcnn.training.syntax import (
+    LOCAL,
+    Scope,
+    has_names,
+    is_self,
+    is_size,
+    locals_of,
+    nodes_of,
+    scope_of,
+    statements,
+)
 from distcnn.user_code import INSTALLED
 
 UNREADABLE = OSError, TypeError, SyntaxError, ValueError, RecursionError, MemoryError
-Scope = Mapping[str, Any]
-LOCAL = object()
-"""What a name means that the code itself assigns."""
+KNOWN = {"distcnn", "numpy", *sys.stdlib_module_names}
+"""Packages whose operations are known by name (``nonportable.py``)."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,13 @@ class Search:
 
     Attributes:
         found: the operations, each once.
-        unread: names of functions and classes whose source cannot be read.
+        unread: names of functions and classes whose source is not read: it cannot be, or they are
+            of other packages.
     """
 
     found: dict[str, Operation] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
-    _seen: set[int] = field(default_factory=set)
+    _seen: set[int | tuple[str, str]] = field(default_factory=set)
     _package: str = ""
 
     def read(self, item: Any) -> None:
@@ -74,25 +84,54 @@ class Search:
         self._seen.add(id(item))
         try:
             lines, first = inspect.findsource(item)
-            nodes = _nodes_of(item, ast.parse("".join(lines)), first + 1)
+            nodes = nodes_of(item, ast.parse("".join(lines)), first + 1)
             file = Path(inspect.getsourcefile(item) or inspect.getfile(item)).name
         except UNREADABLE:
             nodes, file = [], ""
         if not nodes:
             self.unread.append(item.__name__)
         for node in nodes:
-            self.read_tree(node, file, _scope_of(item))
+            self.read_tree(node, file, scope_of(item))
+
+    def read_constant(self, module: ModuleType, name: str) -> None:
+        """Read what a module of the user's assigns to ``name``, outside of its functions."""
+        if (module.__name__, name) in self._seen or not self._is_users(module):
+            return
+        self._seen.add((module.__name__, name))
+        try:
+            tree, file = ast.parse(inspect.getsource(module)), str(module.__file__)
+        except UNREADABLE:
+            return
+        for node in statements(tree):
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
+            if any(getattr(each, "id", None) == name for each in targets):
+                self.read_tree(node, Path(file).name, vars(module))
+            if isinstance(node, ast.ImportFrom):
+                source = sys.modules.get(node.module or "")
+                originals = [each.name for each in node.names if name in (each.asname, each.name)]
+                if source:
+                    for original in originals:
+                        self.read_constant(source, original)
 
     def read_tree(self, tree: ast.AST, file: str, scope: Scope) -> None:
         """Read a syntax tree whose global names ``scope`` has."""
         _Reader(self, file, scope).visit(tree)
 
-    def _is_users(self, item: FunctionType | type) -> bool:
+    def note_installed(self, item: Any) -> None:
+        """Note a function of an installed package, which may do anything."""
+        package = _package_of(item)
+        if package and package not in KNOWN and not self._is_users(item):
+            name = f"{package}.{getattr(item, '__name__', type(item).__name__)}"
+            if name not in self.unread:
+                self.unread.append(name)
+
+    def _is_users(self, item: Any) -> bool:
         """Whether it is of the package of the first, or neither installed nor Python's."""
         package = _package_of(item)
-        if package in {"distcnn", "numpy", *sys.stdlib_module_names}:
+        if package in KNOWN:
             return False
-        file = getattr(sys.modules.get(item.__module__), "__file__", None) or ""
+        module = item if isinstance(item, ModuleType) else sys.modules.get(str(item.__module__))
+        file = getattr(module, "__file__", None) or ""
         return package == self._package or not INSTALLED & set(Path(file).parts)
 
 
@@ -103,7 +142,7 @@ class _Reader(ast.NodeVisitor):
         self._search, self._file, self._scopes = search, file, [scope]
 
     def visit_FunctionDef(self, node: Any) -> None:
-        self._scopes.append(_locals_of(node))
+        self._scopes.append(locals_of(node))
         self.generic_visit(node)
         self._scopes.pop()
 
@@ -111,32 +150,48 @@ class _Reader(ast.NodeVisitor):
 
     def visit_BinOp(self, node: Any) -> None:
         parts = [getattr(node, name, None) for name in ("left", "right", "target", "value")]
-        constant = not any(part and _has_names(part) for part in parts)
+        constant = not any(part and has_names(part) for part in parts)
         if isinstance(node.op, ast.MatMult):
             self._add("@", node, "matmul")
-        elif isinstance(node.op, ast.Pow) and not constant:
+        elif isinstance(node.op, ast.Pow) and not constant and not is_size(node):
             self._add("**", node, "power")
         self.generic_visit(node)
 
     visit_AugAssign = visit_BinOp
 
     def visit_Name(self, node: ast.Name) -> None:
-        self._look_at(node, self._meaning(node))
+        meaning = self._meaning(node)
+        self._look_at(node, meaning)
+        module = sys.modules.get(str(self._scopes[0].get("__name__")))
+        if module and vars(module).get(node.id, LOCAL) is meaning:
+            self._search.read_constant(module, node.id)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         meaning = self._meaning(node)
-        if meaning is not LOCAL:
-            self._look_at(node, meaning)
+        if meaning is LOCAL:
+            self.generic_visit(node)
             return
-        self.generic_visit(node)
+        self._look_at(node, meaning)
+        owner = self._meaning(node.value)
+        if isinstance(owner, ModuleType):
+            self._search.read_constant(owner, node.attr)
 
     def visit_Call(self, node: ast.Call) -> None:
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if method and not _is_self(node.func) and self._meaning(node.func) is LOCAL:
-            if method in OF_ARRAYS.split():
+        if method and not is_self(node.func) and self._meaning(node.func) is LOCAL:
+            owner = getattr(node.func, "value", None)
+            if method in OF_ARRAYS.split() and not isinstance(owner, ast.Compare):
                 self._add(f".{method}()", node, FORMS.get(method))
             elif method in OF_GENERATORS.split():
                 self._add(f".{method}()", node, None)
+        arguments = [each.value for each in node.args if isinstance(each, ast.Constant)]
+        meaning = self._meaning(node.func)
+        if meaning is getattr and arguments:
+            self.visit(ast.copy_location(ast.Attribute(node.args[0], str(arguments[0])), node))
+        elif meaning is eval or meaning is exec:
+            self._search.unread.append(meaning.__name__)
+        elif meaning is sum and node.args and is_size(node.args[0]):
+            return
         is_sorted = any(keyword.arg in ("kind", "stable") for keyword in node.keywords)
         name = method or getattr(node.func, "id", "")
         if name == "argsort" and not is_sorted:
@@ -144,10 +199,14 @@ class _Reader(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _look_at(self, node: ast.expr, meaning: Any) -> None:
+        while isinstance(meaning, functools.partial):
+            meaning = meaning.func
         if operation := nonportable(meaning):
             self._add(operation[0], node, operation[1])
         elif isinstance(meaning, FunctionType | type):
             self._search.read_source(meaning)
+        if callable(meaning) and meaning is not LOCAL:
+            self._search.note_installed(meaning)
 
     def _meaning(self, node: ast.expr) -> Any:
         """The object that a name or a dotted name stands for; ``LOCAL`` if only a run can tell."""
@@ -170,66 +229,5 @@ class _Reader(ast.NodeVisitor):
 
 
 def _package_of(item: Any) -> str:
-    return (getattr(item, "__module__", None) or "").partition(".")[0]
-
-
-def _nodes_of(item: Any, tree: ast.Module, first: int) -> list[ast.AST]:
-    """The syntax tree of a function or class that begins in line ``first``."""
-    code = getattr(item, "__code__", None)
-    wanted = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda) if code else ast.ClassDef
-    nodes: list[ast.AST] = []
-    for node in ast.walk(tree):
-        if isinstance(node, wanted):
-            name = getattr(node, "name", "<lambda>")
-            decorators = getattr(node, "decorator_list", [])
-            starts = min([node.lineno, *(each.lineno for each in decorators)])
-            place = code.co_firstlineno if code else first
-            if name == item.__name__ and place in (starts, node.lineno):
-                nodes.append(node)
-    return nodes
-
-
-def _scope_of(item: Any) -> Scope:
-    """The names that a function or class finds outside of itself."""
-    if isinstance(item, type):
-        functions = [each for each in vars(item).values() if isinstance(each, FunctionType)]
-        of_module = vars(sys.modules[item.__module__]) if item.__module__ in sys.modules else {}
-        return {**of_module, **{k: v for each in functions for k, v in _scope_of(each).items()}}
-    cells: dict[str, Any] = {}
-    for name, cell in zip(item.__code__.co_freevars, item.__closure__ or (), strict=True):
-        try:
-            cells[name] = cell.cell_contents
-        except ValueError:  # not assigned yet
-            cells[name] = LOCAL
-    return {**item.__globals__, **cells}
-
-
-def _locals_of(function: ast.FunctionDef | ast.Lambda) -> Scope:
-    """The names that a function assigns, its arguments among them; what it imports is known."""
-    found: dict[str, Any] = {}
-    for node in ast.walk(function):
-        if isinstance(node, ast.arg):
-            found[node.arg] = LOCAL
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found[node.id] = LOCAL
-    for node in ast.walk(function):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                name = alias.name if alias.asname else alias.name.partition(".")[0]
-                found[alias.asname or name] = sys.modules.get(name, LOCAL)
-        elif isinstance(node, ast.ImportFrom):
-            module = sys.modules.get(node.module or "")
-            for alias in node.names:
-                found[alias.asname or alias.name] = getattr(module, alias.name, LOCAL)
-    return found
-
-
-def _is_self(node: ast.expr) -> bool:
-    """Whether it is a method of the class that is read."""
-    owner = node.value if isinstance(node, ast.Attribute) else None
-    return isinstance(owner, ast.Name) and owner.id in ("self", "cls")
-
-
-def _has_names(node: ast.AST) -> bool:
-    """Whether it is more than a constant."""
-    return any(isinstance(each, ast.Name | ast.Attribute | ast.Call) for each in ast.walk(node))
+    name = item.__name__ if isinstance(item, ModuleType) else getattr(item, "__module__", None)
+    return (name or "").partition(".")[0]

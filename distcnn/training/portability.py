@@ -29,7 +29,7 @@ def portability_warnings(
         if search.unread:
             lines.append(
                 f"warning: portable arithmetic: {what} was not checked, because the source of"
-                f" {', '.join(search.unread)} cannot be read {PAGE}"
+                f" {', '.join(search.unread)} is not read {PAGE}"
             )
     return list(dict.fromkeys(lines))
 

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from distcnn.training.step import Lane, Streams
 
 _SPAN = Span(spans.SPOT_CHECK)
+OR_OWN_CODE = (
+    " (or a layer of your own is: it must not keep data outside of its call; with"
+    " --threads-per-rank 1 it runs on one thread)"
+)
 
 
 class Check(NamedTuple):
@@ -208,7 +212,7 @@ def verdict(
     what = first_difference(own, other)
     if owner == checker:
         text = f"{names[owner]} computed the {what} twice, with different results: its"
-        return f"{text} processor, memory or software is at fault", [owner]
+        return f"{text} processor, memory or software is at fault{OR_OWN_CODE}", [owner]
     for wrong, its in results if len(results) == 3 else []:
         (one, right), (another, same) = (each for each in results if each[0] != wrong)
         if not first_difference(right, same):
@@ -222,12 +226,9 @@ def verdict(
     *most, last = (names[rank] for rank in suspects)
     text = f"{', '.join(most)} and {last} compute different values of the {what}"
     if most[1:]:
-        return (
-            f"{text}: several are at fault, or a layer of your own is not deterministic",
-            suspects,
-        )
+        return (f"{text}: several are at fault{OR_OWN_CODE}", suspects)
     return (
-        f"{text}: the processor, memory or software of one of them is at fault (on three ranks or"
-        " more, a third one decides which)",
+        f"{text}: the processor, memory or software of one of them is at fault{OR_OWN_CODE}; on"
+        " three ranks or more, a third one decides which",
         suspects,
     )

@@ -90,6 +90,10 @@ def found_in(part: Any) -> dict[str, tuple[int, str | None]]:
         ("from distcnn import nn", "nn.softmax_cross_entropy(x, x, x)",
          "distcnn.nn.softmax_cross_entropy", "softmax_cross_entropy"),
         ("from distcnn.nn import Tanh as T", "T.function(x)", "distcnn.nn.Tanh.function", "tanh"),
+        ("import numpy as np", "getattr(np, 'exp')(x)", "numpy.exp", "exp"),
+        ("import operator", "operator.pow(x, 2)", "operator.pow", "power"),
+        ("from operator import matmul", "matmul(x, x)", "operator.matmul", "matmul"),
+        ("import cmath", "cmath.exp(x)", "cmath.exp", None),
     ],
 )  # fmt: skip
 def test_an_operation_is_found_under_any_name(
@@ -120,11 +124,59 @@ def test_an_operation_is_found_under_any_name(
         ("", "x.random.random(3) + x.random.standard_normal(3) + x.random.uniform(0, 1)"),
         ("import numpy as np", "(lambda exp: exp(x))(abs)"),
         ("import numpy as np", "[sum for sum in x]"),
+        ("", "x.shape[0] ** 2 + sum(x.shape) + sum([1, 2]) + (x.ndim - 1) ** len(x)"),
+        ("", "(x > 0).sum()"),
+        ("import numpy as np; c = np.float32(3); t = {'a': 1}", "c * x + t['a'] + np.pi"),
     ],
 )
 def test_what_is_portable_raises_no_alarm(imports: str, expression: str, module: Write) -> None:
     made = module(f"{imports}\ndef function(x):\n    return {expression}\n")
     assert found_in(made.function) == {}
+
+
+def test_constants_of_a_module_are_read_where_they_are_assigned(module: Write) -> None:
+    module("import numpy as np\nE = np.log(3)\n", "own_constants")
+    made = module(
+        """import functools
+import math
+import numpy as np
+import own_constants
+from own_constants import E as other
+
+if True:
+    TABLE: object = np.exp(np.arange(3))
+NAMED = {"tanh": np.tanh}
+PART = functools.partial(np.cos)
+EACH = np.vectorize(lambda x: math.sin(x))
+UNUSED = np.sinh(1)
+
+def table(x): return TABLE[x]
+def named(x): return NAMED["tanh"](x)
+def part(x): return PART(x)
+def each(x): return EACH(x)
+def imported(x): return other * x
+def of_module(x): return own_constants.E * x
+def local(x, UNUSED): return UNUSED * x
+"""
+    )
+    for function, found in {
+        "table": {"numpy.exp": (8, "exp")},
+        "named": {"numpy.tanh": (9, "tanh")},
+        "each": {"math.sin": (11, "sin")},
+        "imported": {"numpy.log": (2, "log")},
+        "of_module": {"numpy.log": (2, "log")},
+        "local": {},
+    }.items():
+        assert found_in(getattr(made, function)) == found
+    assert set(found_in(made.part)) == {"numpy.cos"}
+
+
+def test_functions_of_installed_packages_are_not_checked(module: Write) -> None:
+    text = "from scipy import ndimage\ndef function(x):\n    return ndimage.gaussian_filter(x, 1)\n"
+    for made in (text, "def function(x):\n    return eval('x')\n"):
+        search = Search()
+        search.read(module(made).function)
+        assert search.unread in (["scipy.gaussian_filter"], ["eval"])
 
 
 def test_what_a_function_imports_and_assigns_itself(module: Write) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections import Counter
@@ -19,7 +20,7 @@ from distcnn.datasets.normalisation import gives_finite_inputs
 from distcnn.errors import ArgumentError, InputError, arguments_named
 from distcnn.nn import NATIVE, PORTABLE, Sequential, numpy_settings
 from distcnn.nn.layer import Array
-from distcnn.portable import functions
+from distcnn.portable import functions, self_test
 from distcnn.predictions import Predictions, require_finite
 from distcnn.score import Score, Tally
 
@@ -85,6 +86,11 @@ class Network:
             raise InputError(
                 f"mean is {mean} and std {std}: they must be finite in float32, and each std above"
                 " 0 (0 only for a channel that is constant beside others)"
+            )
+        if arithmetic == PORTABLE and (problem := self_test.problem()):
+            logging.getLogger("distcnn").warning(
+                f"portable arithmetic: this machine computes other bits than others do: {problem}"
+                " (docs/portable.md)"
             )
         self._parameters = parameters
         self._microbatch = Microbatch(image_shape, microbatch_size, *statistics)

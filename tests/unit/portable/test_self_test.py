@@ -14,6 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from distcnn.distributed import Communicator
 from distcnn.errors import InputError
+from distcnn.network import Network
+from distcnn.nn import PORTABLE, Dense, Flatten, Sequential
 from distcnn.portable import functions, self_test
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import prepare
@@ -103,6 +105,20 @@ def test_a_function_of_another_bit_is_found(name: str, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(functions, name, other)
     assert "reference hash" in self_test.problem()
+
+
+def test_a_network_warns_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Sequential([Flatten(), Dense(2)])
+    parameters = model.initialise((1, 2, 2), np.random.default_rng(0))
+    settings = {"image_shape": (1, 2, 2), "class_names": ("a", "b"), "mean": (0,), "std": (1,)}
+    Network(model, parameters.named(), arithmetic=PORTABLE, **settings)
+    monkeypatch.setattr(self_test, "REFERENCE_SHA256", "0")
+    Network(model, parameters.named(), **settings)
+    assert not caplog.records
+    Network(model, parameters.named(), arithmetic=PORTABLE, **settings)
+    assert "this machine computes other bits" in caplog.text
 
 
 def test_a_portable_run_is_refused_there(

@@ -20,20 +20,22 @@ FORMS = {
     **dict.fromkeys(("var", "std", "nanmean", "nanvar", "nanstd"), "mean"),
     **dict.fromkeys(("dot", "vdot", "inner", "matmul", "tensordot", "einsum"), "matmul"),
     **{"logaddexp": "log1p", "expit": "sigmoid", "ipow": "power", "imatmul": "matmul"},
+    **{"__pow__": "power", "__rpow__": "power", "__matmul__": "matmul"},
     **{name: name for name in ("softmax_cross_entropy", "squared_error")},
 }
 """The part of ``distcnn.nn.portable`` that takes an operation's place."""
 OF_NUMPY = (
     "arccos arccosh arcsin arcsinh arctan arctan2 arctanh argpartition average cbrt convolve"
-    " corrcoef correlate cos cosh cov dot einsum exp exp2 expm1 float_power hypot i0 inner interp"
-    " log log10 log1p log2 logaddexp logaddexp2 matmul mean nanmean nanprod nanstd nansum nanvar"
-    " power prod sin sinc sinh std sum tan tanh tensordot var vdot vecdot matvec vecmat"
+    " corrcoef correlate cos cosh cov dot einsum exp exp2 expm1 float_power geomspace hypot i0"
+    " inner interp log log10 log1p log2 logaddexp logaddexp2 logspace matmul mean nanmean nanprod"
+    " nanstd nansum nanvar power prod sin sinc sinh std sum tan tanh tensordot trace var vdot"
+    " vecdot matvec vecmat"
 )
 SAME_OF_MATH = (
     "ceil comb copysign degrees fabs factorial floor fma fmod frexp fsum gcd isclose isfinite isinf"
     " isnan isqrt lcm ldexp modf nextafter perm prod radians remainder sqrt trunc ulp"
 )
-OF_ARRAYS = "sum mean var std dot prod"
+OF_ARRAYS = "sum mean var std dot prod trace __pow__ __rpow__ __matmul__"
 OF_GENERATORS = (
     "beta binomial choice dirichlet exponential gamma geometric gumbel integers laplace logistic"
     " lognormal multinomial multivariate_normal permutation permuted poisson rayleigh shuffle"
@@ -75,6 +77,7 @@ def _known() -> dict[Any, tuple[str, str | None]]:
                 form = None if module is cmath else FORMS.get(name)
                 found.setdefault(item, (prefix + name, form))
     found[np.add.reduce] = "numpy.add.reduce", "total"
+    found[np.add.reduceat] = "numpy.add.reduceat", "total"
     found[np.multiply.reduce] = "numpy.multiply.reduce", None
     for activation in (nn.Sigmoid, nn.Tanh):
         name = activation.__name__

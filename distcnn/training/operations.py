@@ -64,12 +64,10 @@ class Search:
 
     def read(self, item: Any) -> None:
         """Read a function, a class with its bases, or the class of any other object."""
-        while isinstance(item, functools.partial | MethodType):
-            item = item.func if isinstance(item, functools.partial) else item.__func__
+        item = _unwrapped(item)
         if operation := nonportable(item):
             self.found[operation[0]] = Operation(operation[0], "", 0, operation[1])
             return
-        item = inspect.unwrap(item) if callable(item) else item
         if isinstance(item, FunctionType):
             self.read_source(item)
         else:
@@ -91,7 +89,7 @@ class Search:
         if not nodes:
             self.unread.append(item.__name__)
         for node in nodes:
-            self.read_tree(node, file, scope_of(item))
+            self.read_tree(node, file, scope_of(item), item if isinstance(item, type) else None)
 
     def read_constant(self, module: ModuleType, name: str) -> None:
         """Read what a module of the user's assigns to ``name``, outside of its functions."""
@@ -113,9 +111,9 @@ class Search:
                     for original in originals:
                         self.read_constant(source, original)
 
-    def read_tree(self, tree: ast.AST, file: str, scope: Scope) -> None:
-        """Read a syntax tree whose global names ``scope`` has."""
-        _Reader(self, file, scope).visit(tree)
+    def read_tree(self, tree: ast.AST, file: str, scope: Scope, owner: type | None = None) -> None:
+        """Read a syntax tree whose global names ``scope`` has, of the class ``owner`` if any."""
+        _Reader(self, file, scope, owner).visit(tree)
 
     def note_installed(self, item: Any) -> None:
         """Note a function of an installed package, which may do anything."""
@@ -138,8 +136,8 @@ class Search:
 class _Reader(ast.NodeVisitor):
     """Reads the syntax tree of a function or class whose global names ``scope`` has."""
 
-    def __init__(self, search: Search, file: str, scope: Scope) -> None:
-        self._search, self._file, self._scopes = search, file, [scope]
+    def __init__(self, search: Search, file: str, scope: Scope, owner: type | None) -> None:
+        self._search, self._file, self._scopes, self._owner = search, file, [scope], owner
 
     def visit_FunctionDef(self, node: Any) -> None:
         self._scopes.append(locals_of(node))
@@ -199,8 +197,7 @@ class _Reader(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _look_at(self, node: ast.expr, meaning: Any) -> None:
-        while isinstance(meaning, functools.partial):
-            meaning = meaning.func
+        meaning = _unwrapped(meaning)
         if operation := nonportable(meaning):
             self._add(operation[0], node, operation[1])
         elif isinstance(meaning, FunctionType | type):
@@ -215,9 +212,14 @@ class _Reader(ast.NodeVisitor):
             if isinstance(owner, ModuleType):  # not getattr, which may import
                 return vars(owner).get(name, sys.modules.get(f"{owner.__name__}.{name}", LOCAL))
             if isinstance(owner, np.ufunc):
-                return getattr(owner, name, LOCAL)
+                return owner if nonportable(owner) else getattr(owner, name, LOCAL)
             is_class = isinstance(owner, type)
             return inspect.getattr_static(owner, name, LOCAL) if is_class else LOCAL
+        if isinstance(node, ast.Call):  # super() and an object made on the spot
+            kind = self._meaning(node.func)
+            if kind is super and self._owner:
+                return self._owner.__mro__[1]
+            return kind if isinstance(kind, type) else LOCAL
         if isinstance(node, ast.Name):
             for scope in (*reversed(self._scopes), vars(builtins)):
                 if node.id in scope:
@@ -226,6 +228,20 @@ class _Reader(ast.NodeVisitor):
 
     def _add(self, name: str, node: ast.expr | ast.stmt, form: str | None) -> None:
         self._search.found.setdefault(name, Operation(name, self._file, node.lineno, form))
+
+
+def _unwrapped(item: Any) -> Any:
+    """The function in a partial, a method or a decorator such as ``functools.cache``."""
+    while not nonportable(item):  # NumPy's functions are decorated, too
+        if isinstance(item, functools.partial):
+            item = item.func
+        elif isinstance(item, MethodType):
+            item = item.__func__
+        elif callable(item) and not isinstance(item, type) and hasattr(item, "__wrapped__"):
+            item = item.__wrapped__
+        else:
+            break
+    return item
 
 
 def _package_of(item: Any) -> str:

@@ -94,6 +94,11 @@ def found_in(part: Any) -> dict[str, tuple[int, str | None]]:
         ("import operator", "operator.pow(x, 2)", "operator.pow", "power"),
         ("from operator import matmul", "matmul(x, x)", "operator.matmul", "matmul"),
         ("import cmath", "cmath.exp(x)", "cmath.exp", None),
+        ("import numpy as np", "np.power.outer(x, x)", "numpy.power", "power"),
+        ("import numpy as np", "np.add.reduceat(x, [0])", "numpy.add.reduceat", "total"),
+        ("import numpy as np", "np.logspace(0, x)", "numpy.logspace", None),
+        ("", "x.__pow__(1.5)", ".__pow__()", "power"),
+        ("from distcnn import nn", "nn.Tanh().function(x, x)", "distcnn.nn.Tanh.function", "tanh"),
     ],
 )  # fmt: skip
 def test_an_operation_is_found_under_any_name(
@@ -169,6 +174,29 @@ def local(x, UNUSED): return UNUSED * x
     }.items():
         assert found_in(getattr(made, function)) == found
     assert set(found_in(made.part)) == {"numpy.cos"}
+
+
+def test_cached_functions_and_what_super_stands_for(module: Write) -> None:
+    made = module(
+        """import functools
+import math
+import numpy as np
+from distcnn import nn
+
+@functools.lru_cache
+def cached(x):
+    return math.exp(x)
+
+def helped(x):
+    return cached(x)
+
+class Steep(nn.Sigmoid):
+    def function(self, x, out):
+        super().function(2 * x, out)
+"""
+    )
+    assert found_in(made.cached) == found_in(made.helped) == {"math.exp": (8, "exp")}
+    assert set(found_in(made.Steep())) == {"distcnn.nn.Sigmoid.function"}
 
 
 def test_functions_of_installed_packages_are_not_checked(module: Write) -> None:

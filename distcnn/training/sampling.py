@@ -82,19 +82,31 @@ class Sample:
 def draw_sample(directory: Path, count: int, seed: int, say: Report) -> Sample:
     """Draw ``count`` stretches of the run in ``directory``, or all if there are no more."""
     receipt = read_receipt(directory)
-    stretches = stretches_of(directory, receipt, say)
-    problem = receipt.problem or cut_off(directory, receipt)
+    stretches, damaged = stretches_of(directory, receipt)
+    for reason in damaged[1:]:
+        say(f"warning: {reason}")
+    problem = receipt.problem or cut_off(directory, receipt) or (damaged[0] if damaged else "")
     return Sample(receipt, seed, stretches, draw(stretches, count, seed), problem)
 
 
-def stretches_of(directory: Path, receipt: Receipt, say: Report) -> list[Stretch]:
-    """The stretches between the first step, the intact checkpoints and the last recorded weights.
+def stretches_of(directory: Path, receipt: Receipt) -> tuple[list[Stretch], list[str]]:
+    """The stretches between the first step, the intact checkpoints and the last recorded weights,
+    and what is wrong with other checkpoints.
 
     At the end of each there is something to compare the weights with. ``InputError`` without any
     checkpoint.
     """
     store = CheckpointStore(directory / CHECKPOINTS)
-    kept = [step for step in store.steps() if step and _is_intact(store, step, say)]
+    kept, damaged = [], []
+    for step in filter(None, store.steps()):
+        try:
+            store.load(step)
+            kept.append(step)
+        except CheckpointError as error:
+            damaged.append(f"checkpoint {store.path_of(step)} is damaged: {error}")
+        except InputError:
+            if store.path_of(step).exists():  # else the training that goes on has removed it
+                raise
     if not kept:
         raise InputError(
             f"{directory} has no checkpoint to sample from: leave --sample out to replay the whole"
@@ -102,16 +114,7 @@ def stretches_of(directory: Path, receipt: Receipt, say: Report) -> list[Stretch
         )
     last = max(line["step"] for line in receipt.lines if line["kind"] in ("weights", "start"))
     bounds = [0, *kept, *([last] if last > kept[-1] else [])]
-    return [Stretch(first, last, last in kept) for first, last in pairwise(bounds)]
-
-
-def _is_intact(store: CheckpointStore, step: int, say: Report) -> bool:
-    try:
-        store.load(step)
-    except CheckpointError as error:
-        say(f"warning: checkpoint {store.path_of(step)} is damaged, so it is left out: {error}")
-        return False
-    return True
+    return [Stretch(first, last, last in kept) for first, last in pairwise(bounds)], damaged
 
 
 def draw(stretches: list[Stretch], count: int, seed: int) -> list[Stretch]:

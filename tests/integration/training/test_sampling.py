@@ -16,7 +16,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from distcnn import verify
-from distcnn.checkpoints import Checkpoint
+from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.errors import InputError
@@ -178,14 +178,24 @@ def test_an_unfinished_run_ends_with_its_last_checkpoint_or_recorded_weights(
     sample(checked_copy)
 
 
-def test_a_damaged_checkpoint_is_left_out(
-    checked_copy: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_with_a_damaged_checkpoint_is_different_until_it_is_moved_away(
+    checked_copy: Path,
 ) -> None:
     path = store_of(checked_copy).path_of(6)
     path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Different, match="step-000000006.h5 is damaged"):
+        sample(checked_copy)
+    path.unlink()
     assert spans(checked_copy) == [(0, 3), (3, 4), (4, 8), (8, 9), (9, 12)]
-    assert "step-000000006.h5 is damaged, so it is left out" in capsys.readouterr().out
     sample(checked_copy)
+
+
+def test_a_checkpoint_that_training_removes_meanwhile_is_no_end_of_a_stretch(
+    checked_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = CheckpointStore.steps
+    monkeypatch.setattr(CheckpointStore, "steps", lambda store: [*steps(store), 7])
+    assert spans(checked_copy) == [(0, 3), (3, 4), (4, 6), (6, 8), (8, 9), (9, 12)]
 
 
 def test_a_run_that_was_resumed_with_other_flags_is_identical(killed: Path) -> None:

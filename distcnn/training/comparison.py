@@ -15,9 +15,9 @@ from distcnn.errors import InputError
 from distcnn.system.files import read_bytes, reading
 from distcnn.training import results
 from distcnn.training.checkpointing import RunRecorder
-from distcnn.training.line_files import SPEED
-from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lines
-from distcnn.training.results import METRICS, RESULT, RunResult
+from distcnn.training.line_files import SPEED, columns_of, table_of
+from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, rewritten_line, whole_lines
+from distcnn.training.results import METRICS, METRICS_TABLE, RESULT, RunResult
 
 NOT_REPLAYED = (
     *(SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target"),
@@ -72,6 +72,8 @@ class Comparison(RunRecorder):
             for line in receipt.lines
             if line["kind"] not in STARTS and from_step < line["step"] <= to_step
         ]
+        if not receipt.is_portable:
+            metrics = (_without(line, SPEED) for line in metrics)
         self._left = {THE_RECEIPT: deque(lines), METRICS: deque(metrics)}
         self._was_killed = to_step == receipt.last_step and not receipt.ended
         self._matched = dict.fromkeys(self._left, "none")
@@ -105,6 +107,8 @@ class Comparison(RunRecorder):
             self._fail(source, step, f"the replay has a line {kind!r} here, but {source} has {has}")
         if text := difference(recorded, replayed, source):
             self._fail(source, step, text)
+        if json.dumps(recorded, sort_keys=True) != json.dumps(replayed, sort_keys=True):
+            self._fail(source, step, f"numbers of the line {kind!r} have other types in {source}")
         self._matched[source] = f"step {step}"
         return replayed
 
@@ -141,8 +145,10 @@ def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -
             raise ValueError(
                 f"it does not begin with the lines in the checkpoint of step {checkpoint.step}"
             )
+        if problem := rewritten_line(METRICS, text):
+            raise ValueError(problem)
         lines = whole_lines(text[len(begun) :])
-        return [_without(line, SPEED) for line in lines if line["step"] <= to_step]
+        return [line for line in lines if line["step"] <= to_step]
 
 
 def _without(values: Line, *names: str) -> Line:
@@ -168,9 +174,21 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
                 found = {**attributes, "parameters": hashes}
                 replay = {**results.weights_attributes(expected, is_best), **line}
                 problem = difference(found, replay, name, may_lack=True)
+        problem = problem or _problem_of_table(run, receipt)
     except InputError as error:
         return str(error)
     return problem or results.damage_of(run)
+
+
+def _problem_of_table(run: Path, receipt: Receipt) -> str:
+    """What is wrong with ``metrics.csv``: it must have the numbers of ``metrics.jsonl``. Runs of
+    older versions have none.
+    """
+    if not (run / METRICS_TABLE).exists():
+        return ""
+    metrics, columns = read_bytes(run / METRICS).decode(), columns_of(receipt.configuration_at(0))
+    same = read_bytes(run / METRICS_TABLE) == table_of(metrics, columns)
+    return "" if same else f"{METRICS_TABLE} does not have the numbers of {METRICS}"
 
 
 def _expected_result(receipt: Receipt, replayed: RunResult, found: RunResult) -> RunResult:

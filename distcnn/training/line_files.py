@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from distcnn.config import Config
 from distcnn.system import files
 from distcnn.training.receipt import NO_LINE, PREVIOUS, Line, last_sha256, sha256_of, whole_lines
 from distcnn.training.results import METRICS, TIMINGS
@@ -139,21 +140,36 @@ class MetricsTable(GrowingFile):
         self, name: str, locate: Callable[[], Path], report: Report, columns: Sequence[str]
     ) -> None:
         super().__init__(name, locate, report)
-        self._columns, self._header = columns, dict(zip(columns, columns, strict=True))
-        self.begin_with(self._row(self._header))
+        self._columns = columns
+        self.begin_with(table_of("", columns))
 
     def restore(self, metrics: str) -> None:
         """Make the file hold exactly the lines of ``metrics``, the text of metrics.jsonl."""
-        self.begin_with(b"".join(map(self._row, [self._header, *whole_lines(metrics)])))
+        self.begin_with(table_of(metrics, self._columns))
         self.append(b"")
 
     def add(self, values: dict[str, Any]) -> None:
         """Append one row."""
-        self.append(self._row(values))
+        self.append(_row(values, self._columns))
 
-    def _row(self, values: dict[str, Any]) -> bytes:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(
-            values.get(name, "") for name in self._columns
-        )
-        return text.getvalue().encode()
+
+def columns_of(config: Config) -> list[str]:
+    """The columns of ``metrics.csv`` of a run."""
+    return [
+        name
+        for name in COLUMNS
+        if (config.validation or not name.startswith("validation_"))
+        and not (name == SPEED and config.is_portable)
+    ]
+
+
+def table_of(metrics: str, columns: Sequence[str]) -> bytes:
+    """``metrics.csv`` for the text of metrics.jsonl."""
+    header = dict(zip(columns, columns, strict=True))
+    return b"".join(_row(values, columns) for values in [header, *whole_lines(metrics)])
+
+
+def _row(values: dict[str, Any], columns: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values.get(name, "") for name in columns)
+    return text.getvalue().encode()

@@ -24,6 +24,8 @@ Line = dict[str, Any]
 MALFORMED = ValueError, LookupError, TypeError, AttributeError, RecursionError
 """What reading and checking lines raises for those that distcnn did not write."""
 STARTS = ("start", "resume")
+START = "start", 0
+"""Kind and step of the first line."""
 PREVIOUS = "previous_sha256"
 """The name under which a line has the hash of the one before (its bytes without line feed)."""
 NO_LINE = "0" * 64
@@ -109,7 +111,7 @@ def parse_receipt(text: str) -> Receipt:
         raise ValueError("its first line must be of kind 'start'")
     checked(lines)
     hashes = [sha256_of(part) for part in text.encode().split(b"\n")[: len(lines)]]
-    problem = broken_link(lines, hashes)
+    problem = broken_link(lines, hashes) or rewritten_line(RECEIPT, text) or odd_start(lines)
     kept = [{name: line[name] for name in line if name != PREVIOUS} for line in lines]
     return Receipt(kept, hashes[-1], problem)
 
@@ -153,6 +155,34 @@ def broken_link(lines: Sequence[Line], hashes: Sequence[str]) -> str:
                 f" the SHA-256 of the line before ({before['kind']!r} of step {before['step']}), so"
                 " a line there was edited, removed, added or moved"
             )
+    return ""
+
+
+def rewritten_line(name: str, text: str) -> str:
+    """The first line of the file ``name`` that distcnn writes differently, as text, if any: one
+    with a name that occurs twice, for example.
+    """
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+        if line != json.dumps(json.loads(line)):
+            return f"{name} was changed: its line {number} is not one that distcnn writes"
+    return ""
+
+
+def odd_start(lines: Sequence[Line]) -> str:
+    """The first line on a start or resume that no run writes, as text, if any."""
+    before: Line = {}
+    for number, line in enumerate(lines, start=1):
+        if line["kind"] not in STARTS:
+            continue
+        content = {name: line[name] for name in line if name not in ("kind", "step", PREVIOUS)}
+        is_portable = line["configuration"].get("arithmetic") == PORTABLE
+        is_expected = line["kind"] == "resume" if before else (line["kind"], line["step"]) == START
+        if not is_expected or (is_portable and content == before):
+            kind, step = line["kind"], line["step"]
+            return (
+                f"{RECEIPT} was changed: no run writes its line {number} ({kind!r} of step {step})"
+            )
+        before = content
     return ""
 
 

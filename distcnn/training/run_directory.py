@@ -21,7 +21,7 @@ from distcnn.system.files import explaining, remove_temporary_files, write_atomi
 from distcnn.training import results, run_files
 from distcnn.training.checkpointing import RunRecorder, make_checkpoint
 from distcnn.training.ledger import Entry
-from distcnn.training.line_files import COLUMNS, SPEED, ChainedLog, LineLog, MetricsTable
+from distcnn.training.line_files import SPEED, ChainedLog, LineLog, MetricsTable, columns_of
 from distcnn.training.results import RunResult
 from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
@@ -56,12 +56,7 @@ class RunDirectory(RunRecorder):
         self.timings = LineLog(results.TIMINGS, self.locate, report)
         self.environment = LineLog(results.ENVIRONMENT, self.locate, report)
         self._is_portable = config.is_portable
-        columns = [
-            name
-            for name in COLUMNS
-            if (config.validation or not name.startswith("validation_"))
-            and not (name == SPEED and self._is_portable)
-        ]
+        columns = columns_of(config)
         self._table = MetricsTable(results.METRICS_TABLE, self.locate, report, columns)
         of_machine = (self.timings, self.environment) if self._is_portable else ()
         self._files = self.metrics, self._table, self.receipt, *of_machine

@@ -320,6 +320,34 @@ def test_the_damaged_file_is_the_one_that_is_named(checked_copy: Path) -> None:
     assert_different(checked_copy, r"step 12: weights-best\.h5 is damaged \(")
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (
+            "metrics.csv",
+            ",",
+            ";",
+            "step 12: metrics.csv does not have the numbers of metrics.jsonl",
+        ),
+        ("metrics.jsonl", '"step": 4,', '"step": 9, "step": 4,', "metrics.jsonl was changed"),
+        ("metrics.jsonl", '"step": 4,', '"step":  4,', "metrics.jsonl was changed"),
+        ("metrics.jsonl", '"epoch": 1,', '"epoch": true,', "step .* have other types"),
+        ("metrics.jsonl", '"epoch": 1,', '"epoch": 1.0,', "step .* have other types"),
+    ],
+)
+def test_forged_metrics_are_different(
+    name: str, old: str, new: str, message: str, checked_copy: Path
+) -> None:
+    text = (checked_copy / name).read_text()
+    assert old in text
+    (checked_copy / name).write_text(text.replace(old, new, 1))
+    (checked_copy / "SHA256SUMS").unlink()
+    done = verify(checked_copy)
+    assert done.returncode in (1, 2)
+    assert re.search(message, done.stdout + done.stderr)
+    assert "identical" not in done.stdout
+
+
 def test_sums_that_are_damaged_or_missing_are_said(checked_copy: Path) -> None:
     text = (checked_copy / "SHA256SUMS").read_text()
     for damaged in (

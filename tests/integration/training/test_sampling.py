@@ -183,7 +183,7 @@ def test_a_run_with_a_damaged_checkpoint_is_different_until_it_is_moved_away(
 ) -> None:
     path = store_of(checked_copy).path_of(6)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(Different, match="step-000000006.h5 is damaged"):
+    with pytest.raises(Different, match=r"step-000000006\.h5 is damaged"):
         sample(checked_copy)
     path.unlink()
     assert spans(checked_copy) == [(0, 3), (3, 4), (4, 8), (8, 9), (9, 12)]

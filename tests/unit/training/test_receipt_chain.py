@@ -46,6 +46,47 @@ def problem_of(content: bytes) -> str:
         return f"damaged: {type(error).__name__}"
 
 
+def chained(texts: list[str]) -> bytes:
+    """Lines, whatever they hold, in a chain without a break."""
+    content, before = b"", NO_LINE
+    for text in texts:
+        line = f'{text[:-1]}, "{PREVIOUS}": "{before}"' + "}"
+        before = hashlib.sha256(line.encode()).hexdigest()
+        content += line.encode() + b"\n"
+    return content
+
+
+PORTABLE_START = {"kind": "start", "step": 0, "configuration": {"arithmetic": "portable"}}
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (2, '{"kind": "weights", "step": 2, "params_sha256": "b", "params_sha256": "a"}'),
+        (2, '{"kind": "weights",  "step": 2, "params_sha256": "a"}'),
+        (2, '{"kind": "weights", "step": 2, "params_sha256": "\\u0061"}'),
+        (1, '{"kind": "start", "step": -1, "configuration": {}}'),
+        (2, '{"kind": "start", "step": 0, "configuration": {}}'),
+        (4, '{"kind": "start", "step": 2, "configuration": {}}'),
+    ],
+)
+def test_lines_that_no_run_writes_are_found(number: int, text: str) -> None:
+    texts = [json.dumps(line) for line in LINES]
+    assert problem_of(chained(texts)) == ""
+    texts[number - 1] = text
+    assert f"line {number}" in problem_of(chained(texts))
+
+
+def test_the_receipt_of_a_portable_run_has_no_resume_that_changes_nothing() -> None:
+    epochs = {"arithmetic": "portable", "epochs": 5}
+    changed = {"kind": "resume", "step": 2, "configuration": epochs}
+    same = {"kind": "resume", "step": 2, "configuration": PORTABLE_START["configuration"]}
+    texts = [json.dumps(line) for line in (PORTABLE_START, changed)]
+    assert problem_of(chained(texts)) == ""
+    texts = [json.dumps(line) for line in (PORTABLE_START, same)]
+    assert "line 2" in problem_of(chained(texts))
+
+
 def test_each_line_has_the_hash_of_the_one_before(content: bytes) -> None:
     before = NO_LINE
     for line in content.splitlines():

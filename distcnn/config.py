@@ -237,8 +237,8 @@ class Config:
     threads_per_rank: str = PARALLEL.field(
         "",
         "threads per rank; auto: share the cores among the ranks. Native arithmetic: of BLAS, and"
-        " results depend on them (default 1). Portable arithmetic: its shards are computed side by"
-        " side (default auto)",
+        " results depend on them (default 1). Portable arithmetic: number of shards a rank"
+        " computes at a time (default auto)",
         THREADS,
     )
     reduction: str = PARALLEL.field(

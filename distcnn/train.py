@@ -23,7 +23,7 @@ from distcnn.distributed.blas_threads import blas_description, blas_thread_count
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.spans import WRITE_METRICS, listening
-from distcnn.system.wording import counted, number_ranges
+from distcnn.system.wording import counted, number_ranges, plural
 from distcnn.training.details import details, phases_reported
 from distcnn.training.progress import NoProgress, Progress, QuietProgress
 from distcnn.training.resume import ResumePoint
@@ -154,7 +154,7 @@ def summary(outcome: Outcome) -> list[str]:
 
 
 def headline(run: Run, path: Path | None, state: State, point: ResumePoint | None) -> list[str]:
-    """The run in lines: model, data, batch, ranks, threads, run directory."""
+    """The run in lines: model, data, batch, ranks, threads, run directory. Collective."""
     config, dataset, world = run.config, run.dataset, run.communicator
     shape = "x".join(map(str, dataset.image_shape))
     train, test = dataset.examples["train"], dataset.examples["test"]
@@ -193,11 +193,14 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
             "notice   the test set chooses when to stop and which weights are best, so its accuracy"
             " is optimistic: --validation 0.1 holds out a part of the training set for that"
         )
-    at_a_time = run.training_step.at_a_time
+    at_a_time, threads = run.training_step.at_a_time, counted(blas_thread_count(), "BLAS thread")
+    each = f"{threads} each"
+    if at_a_time > 1:
+        ranks = "each with " if world.world_size > 1 else ""
+        each = f"{ranks}{at_a_time} shards at a time, {threads} for each shard"
     lines.append(
-        f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}),"
-        f"{f' {at_a_time} shards at a time,' if at_a_time > 1 else ''}"
-        f" {counted(blas_thread_count(), 'BLAS thread')} each ({blas_description()})"
+        f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}), {each}"
+        f" ({describe_blas(world.gather(blas_description()) or [])})"
     )
     if point:
         steps, ranks = counted(run.schedule.total_steps, "step"), counted(state.world_size, "rank")
@@ -217,6 +220,18 @@ def describe_hosts(hosts: Sequence[str]) -> str:
     ]
     more = "; ..." if len(named) > MOST_HOSTS_NAMED else ""
     return f" on {len(named)} hosts ({'; '.join(places)}{more})"
+
+
+def describe_blas(names: Sequence[str]) -> str:
+    """The BLAS of the ranks: one, or "A on rank 0, B on ranks 1-3"."""
+    different = list(dict.fromkeys(names))
+    if len(different) < 2:
+        return "".join(different)
+    found = []
+    for name in different[:MOST_HOSTS_NAMED]:
+        ranks = [rank for rank, each in enumerate(names) if each == name]
+        found.append(f"{name} on {plural(len(ranks), 'rank')} {number_ranges(ranks)}")
+    return ", ".join(found) + (", ..." if len(different) > MOST_HOSTS_NAMED else "")
 
 
 def _windows(config: Config, dataset: DatasetInfo) -> str:

@@ -15,9 +15,9 @@ argument take ``out``, an array for the result, which may be the argument.
 Functions:
     exp, expm1, log, log1p, tanh, sigmoid, sqrt, sin, cos: elementwise; ``sqrt`` is correctly
         rounded, the others are within 6 units in the last place (sin and cos within 3e-16).
-    cos_2pi: cos(2 pi u) for 0 <= u <= 1.
+    cos_2pi: cos(2 pi u), of any u.
     power: integer powers.
-    total, mean: along an axis, in a fixed order.
+    total, mean: along one axis, several or all, in a fixed order; with ``keepdims``.
     matmul: products of matrices.
     softmax_cross_entropy, squared_error: the losses, to build yours on.
 """
@@ -58,6 +58,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+Axis = int | tuple[int, ...] | None
 
 TERMS_AT_ONCE = 512
 """Longer sums of products are split, so that operands keep 22 bits."""
@@ -91,35 +92,50 @@ def power(base: ArrayLike, exponent: int) -> Any:
     return _like(result, given)
 
 
-def total(x: ArrayLike, axis: int | None = None) -> Any:
-    """The sum along ``axis``, or of all elements: halves are added element by element until one is
-    left (pairwise summation, whose error grows with the logarithm of the number of terms).
+def total(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Any:
+    """The sum along one or several axes: halves are added element by element until one is left
+    (pairwise summation, whose error grows with the logarithm of the number of terms).
+
+    The order depends on shape and axes alone, not on how the array lies in memory. Terms along
+    several axes are taken in the order of their indices, the last of these axes fastest, whatever
+    their order in ``axis``.
 
     Args:
         x: an array (or a number, whose total is itself).
-        axis: the axis that disappears; None adds all elements, in the order of their indices.
+        axis: the axis that disappears, or a tuple of them; None adds all elements.
+        keepdims: the axes stay, with length 1.
 
     Returns:
         The sums; 0 where there are no terms.
+
+    Raises:
+        ArgumentError: a ``ValueError``, where ``axis`` does not fit.
     """
     given = np.asarray(x)
-    terms = given.reshape(-1) if axis is None else given
-    return functions.total(terms, 0 if axis is None else axis)
+    axes = _axes(axis, given.ndim)
+    kept = [length for at, length in enumerate(given.shape) if at not in axes]
+    terms = np.moveaxis(given, axes, range(len(axes))).reshape(_count(given, axes), *kept)
+    sums = np.asarray(functions.total(terms))
+    return (np.expand_dims(sums, axes) if keepdims else sums)[()]
 
 
-def mean(x: ArrayLike, axis: int | None = None) -> Any:
-    """The mean along ``axis``, or of all elements: ``total`` divided by their number.
+def mean(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Any:
+    """The mean along one or several axes: ``total`` divided by the number of terms.
 
     Args:
-        x, axis: as for ``total``.
+        x, axis, keepdims: as for ``total``.
 
     Returns:
         The means; NaN where there are no terms.
+
+    Raises:
+        ArgumentError: as ``total``.
     """
     given = np.asarray(x)
-    count = given.size if axis is None else given.shape[axis]
+    count = _count(given, _axes(axis, given.ndim))
     with np.errstate(all="ignore"):
-        return _like(np.divide(total(given.astype(np.float64), axis), float(count)), given)
+        sums = total(given.astype(np.float64), axis, keepdims)
+        return _like(np.divide(sums, float(count)), given)
 
 
 def matmul(a: ArrayLike, b: ArrayLike) -> Any:
@@ -182,6 +198,29 @@ def _product(x: Floats, y: Floats) -> Floats:
     for product in of_parts[1:]:
         result = result + product
     return result
+
+
+def _axes(axis: Axis, dimensions: int) -> tuple[int, ...]:
+    """The axes that ``axis`` means in an array of so many dimensions, ascending."""
+    if axis is None:
+        return tuple(range(dimensions))
+    given: tuple[object, ...] = axis if isinstance(axis, tuple) else (axis,)
+    numbers = [int(each) for each in given if isinstance(each, Integral)]
+    if len(numbers) < len(given):
+        raise ArgumentError(f"axis is {axis!r}: it must be an integer, a tuple of these, or None")
+    is_valid = all(-dimensions <= each < dimensions for each in numbers)
+    axes = {each % dimensions for each in numbers} if is_valid else set()
+    if len(axes) < len(numbers):
+        problem = "it names an axis twice" if is_valid else "there is no such axis"
+        raise ArgumentError(
+            f"axis is {axis!r}: {problem} (the array's number of dimensions is {dimensions})"
+        )
+    return tuple(sorted(axes))
+
+
+def _count(x: NDArray[Any], axes: tuple[int, ...]) -> int:
+    """How many terms each sum along ``axes`` has."""
+    return math.prod(x.shape[each] for each in axes)
 
 
 def _like(result: ArrayLike, given: NDArray[Any]) -> Any:

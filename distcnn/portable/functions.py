@@ -106,8 +106,11 @@ def sqrt(x: Floats) -> Floats:
 
 @elementwise
 def cos_2pi(u: Floats) -> Floats:
-    """cos(2 pi u) for 0 <= u <= 1, by its Taylor series in the first quadrant."""
-    from_half = np.abs(u - 0.5)
+    """cos(2 pi u), by its Taylor series in the first quadrant. Whole turns of u are taken away
+    first, which rounds nothing: the fraction of |u| is exact.
+    """
+    turns = np.abs(u)
+    from_half = np.abs(turns - np.floor(turns) - 0.5)
     x = (0.25 - np.abs(from_half - 0.25)) * TWO_PI
     return polynomial(COSINE_TERMS, -(x * x)) * (1.0 - 2.0 * (from_half < 0.25))
 

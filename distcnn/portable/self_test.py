@@ -7,6 +7,8 @@ its 64 bits, and a BLAS that computes in fewer bits than its operands have.
 from __future__ import annotations
 
 import hashlib
+import math
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -135,9 +137,23 @@ def _rounding_is_wrong() -> bool:
     )
 
 
+def _python_rounds_wrongly() -> bool:
+    """Python's own floats, of which learning rates are made."""
+    cases: tuple[tuple[Callable[..., float], list[list[float]]], ...] = (
+        *((operator.add, SUMS), (operator.mul, MULTIPLICATIONS)),
+        *((operator.truediv, DIVISIONS), (math.sqrt, ROOTS)),
+    )
+    return any(
+        operation(*operands) != result
+        for operation, examples in cases
+        for *operands, result in examples
+    )
+
+
 _CHECKS: dict[Callable[[], bool], str] = {
     _subnormals_are_lost: "subnormal numbers become 0 (a library has switched on flush-to-zero)",
     _rounding_is_wrong: "+, *, / or square root of float64 is not rounded correctly (x87?)",
+    _python_rounds_wrongly: "Python's own floats are not rounded correctly (x87?)",
     partial(_products_round, np.float64, PRECISION): (
         "matrix products of float64 are not exact where they must be (NumPy's BLAS)"
     ),

@@ -43,6 +43,7 @@ def view(number: int, run: RunRecords, found: Inspection) -> dict[str, Any]:
         "dataset": facts.dataset_facts(run),
         "ledger": proof.ledger(run),
         "hashes": proof.hashes(run, found),
+        "is_portable": run.config is not None and run.config.is_portable,
         "commands": commands,
         "commands_note": commands_note,
     }

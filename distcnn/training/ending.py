@@ -37,7 +37,7 @@ def stopped_by(requests: Sequence[str | None]) -> str:
 
 
 def resume_command(run: Run, location: str, world_size: int = 1) -> str:
-    """The command that continues the run in ``location``, to the same bits on any ranks."""
+    """The command that continues the run in ``location``: the same bits on any number of ranks."""
     own = run.config.own_code
     confirmed = [word for field, name in own.items() for word in (as_flag(field), name)]
     command = ["python", "-m", "distcnn.train", "--resume", location, *confirmed]

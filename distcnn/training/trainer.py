@@ -55,14 +55,14 @@ class Trainer:
         seed: of the first weights and of the order of examples.
         arithmetic: ``"native"``, the fastest, whose bits depend on processor, BLAS and NumPy; or
             ``"portable"``, the same bits on every machine.
-        reduction: the sum of gradients: ``"exact"`` (same bits on any ranks) or ``"fast"`` (plain
-            float32).
+        reduction: the sum of gradients: ``"exact"`` (same bits on any number of ranks) or
+            ``"fast"`` (plain float32).
         overlap: ``"on"`` sums gradients during the backward pass, to the same bits; ``"auto"`` does
             across hosts.
         gradient_limit: largest gradient of one shard that the exact sum accepts, a power of two.
         threads_per_rank: threads while ``fit`` runs; ``"auto"`` shares the cores among the ranks.
             In native arithmetic they are BLAS's, and bits depend on them (default 1). In portable
-            arithmetic they compute the shards of this rank side by side (default ``"auto"``).
+            arithmetic, the number of shards a rank computes at a time (default ``"auto"``).
         cycle_epochs: length of one learning-rate cycle (warm restarts); 0 for one cycle.
         initial_weights: what to start from: a run directory, or a file of weights (.h5 of distcnn
             or Keras, .safetensors, .npz, .onnx, .pt with a PyTorch state dict).

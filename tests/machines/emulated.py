@@ -1,6 +1,4 @@
-"""Machines of other architectures, emulated by QEMU (Debian: qemu-user-static), and 32-bit x86,
-which x86-64 runs by itself.
-"""
+"""Machines of other architectures, emulated by QEMU (Debian: qemu-user-static)."""
 
 from __future__ import annotations
 
@@ -23,8 +21,6 @@ PYTHON = "python3", "libstdc++6"
 OF_DEBIAN = "python3-numpy", "python3-h5py", "libopenblas0-pthread"
 WHEELS = "numpy", "h5py"
 PLATFORMS = "manylinux2014_{}", "manylinux_2_28_{}"
-LOADER = Path("lib") / "ld-linux.so.2"
-"""Of 32-bit x86, which starts programs with the libraries beside it."""
 PURE = threadpoolctl, tomli_w, tqdm
 """What distcnn needs besides: the same files on all machines."""
 
@@ -48,9 +44,8 @@ class Emulated:
         """How to start Python there."""
         if platform.machine() == self.name:
             raise Unavailable(f"this machine is {self.name} itself")
-        is_emulated = (self.name, platform.machine()) != ("i686", "x86_64")
         qemu = f"qemu-{self.name}-static"
-        if is_emulated and shutil.which(qemu) is None:
+        if shutil.which(qemu) is None:
             raise Unavailable(f"no {qemu} here (Debian: qemu-user-static)")
         folder = prepared(self.debian, self._prepare)
         site, packages = folder / "site", folder / "usr" / "lib" / "python3" / "dist-packages"
@@ -59,8 +54,7 @@ class Emulated:
         if self.suite:
             variables |= {"PYTHONHOME": str(folder / "usr")}
             variables |= {"LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
-        loader = (qemu, "-L", str(folder)) if is_emulated else (str(folder / LOADER),)
-        return Start((*loader, str(_python(folder))), variables)
+        return Start((qemu, "-L", str(folder), str(_python(folder))), variables)
 
     def _prepare(self, folder: Path) -> None:
         packages = (*PYTHON, *OF_DEBIAN) if self.suite else PYTHON

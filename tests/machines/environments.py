@@ -133,7 +133,6 @@ ENVIRONMENTS = (
 )
 TABLE = (
     *ENVIRONMENTS,
-    emulated("32-bit x86", Emulated("i686", "i386", "trixie"), bits=32),
     emulated("emulated riscv64", Emulated("riscv64", "riscv64", "trixie"), machine="riscv64"),
     emulated("emulated ppc64le", Emulated("ppc64le", "ppc64el", "forky"), machine="ppc64le"),
     emulated("emulated s390x", Emulated("s390x", "s390x", "forky"), byte_order="big"),

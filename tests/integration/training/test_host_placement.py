@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.train import describe_hosts
+from distcnn.train import describe_blas, describe_hosts
 from tests.conftest import Launcher, MakeImageSet, as_flags, write_image_set
 from tests.support.training_fixtures import receipt
 
@@ -17,6 +17,21 @@ def test_hosts_are_described_by_their_ranks() -> None:
     assert describe_hosts(["a", "a", "b", "b"]) == " on 2 hosts (a: 0-1; b: 2-3)"
     assert describe_hosts(["a", "b", "a", "b"]) == " on 2 hosts (a: 0, 2; b: 1, 3)"
     assert describe_hosts(list("abcdef")) == " on 6 hosts (a: 0; b: 1; c: 2; d: 3; ...)"
+
+
+def test_kernels_are_described_by_their_ranks() -> None:
+    assert describe_blas(["a"] * 4) == "a"
+    assert describe_blas(["a", "b", "b"]) == "a on rank 0, b on ranks 1-2"
+    assert describe_blas(list("abcdea")).startswith("a on ranks 0, 5, b on rank 1, c on")
+
+
+def test_the_threads_of_a_portable_run_are_said_plainly(
+    serial: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = as_flags(data=image_set(), output=tmp_path / "run", epochs=1, arithmetic="portable")
+    done = serial.run(1, "-m", "distcnn.train", *flags, "--threads-per-rank", "16")
+    assert done.returncode == 0
+    assert "8 shards at a time, 2 BLAS threads for each shard" in done.stdout
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "two", "1.5", ""])

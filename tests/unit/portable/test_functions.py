@@ -110,7 +110,7 @@ def test_sine_and_cosine(x: float) -> None:
     assert abs(Decimal(float(portable.cos(x))) - of_cosine) < Decimal("3e-16")
 
 
-@given(u=st.floats(0, 1))
+@given(u=st.floats(0, 1) | st.floats(-1e9, 1e9))
 @many
 def test_cosine_of_turns(u: float) -> None:
     with localcontext(prec=80):
@@ -207,8 +207,39 @@ def test_sums_of_special_values_types_and_shapes() -> None:
     assert portable.total([5e-324, 5e-324]) == 1e-323
     assert portable.total(np.full(3, 0.1, np.float32)).dtype == np.float32
     assert portable.mean(np.full(3, 0.1, np.float32)) == np.float32(0.1)
-    with pytest.raises(IndexError):
-        portable.mean(np.zeros(3), axis=1)
+
+
+@many
+@given(
+    shape=st.lists(st.integers(0, 4), min_size=1, max_size=4),
+    data=st.data(),
+    keepdims=st.booleans(),
+)
+def test_sums_along_several_axes(shape: list[int], data: st.DataObject, keepdims: bool) -> None:
+    """Terms come in the order of their indices, however the array lies and axes are listed."""
+    x = np.sin(np.arange(math.prod(shape), dtype=np.float64)).reshape(shape)
+    axes = data.draw(st.lists(st.sampled_from(range(len(shape))), unique=True).map(tuple))
+    expected = np.zeros([1 if at in axes else length for at, length in enumerate(shape)])
+    for place in np.ndindex(expected.shape):
+        chosen = tuple(slice(None) if at in axes else index for at, index in enumerate(place))
+        expected[place] = halves(x[chosen].reshape(-1).tolist())
+    if not keepdims:
+        expected = np.squeeze(expected, axes)
+    for given_axes in (axes, tuple(axis - len(shape) for axis in axes)):
+        for laid_out in (x, x.copy(order="F")):
+            assert_array_equal(portable.total(laid_out, given_axes, keepdims), expected)
+    count = math.prod(shape[axis] for axis in axes)
+    with np.errstate(all="ignore"):
+        assert_array_equal(portable.mean(x, axes, keepdims), expected / count)
+    assert portable.total(x, keepdims=True).shape == (1,) * len(shape)
+    assert portable.mean(x.astype(np.float32), axes).dtype == np.float32
+
+
+@pytest.mark.parametrize("axis", [2, -3, (0, 5), (0, 0), (1, -1), 1.0, "0", [0, 1], (0, None)])
+@pytest.mark.parametrize("function", [portable.total, portable.mean])
+def test_axes_that_do_not_fit_are_named(function: Callable[..., Any], axis: object) -> None:
+    with pytest.raises(ValueError, match=r"axis is .*(dimensions is 2|integer)"):
+        function(np.zeros((3, 4)), axis=axis)
 
 
 # -- special values, types, out
@@ -227,7 +258,7 @@ def test_sums_of_special_values_types_and_shapes() -> None:
         ("sqrt", [nan, inf, 0.0, -0.0, -1, 4], [nan, inf, 0.0, -0.0, nan, 2]),
         ("sin", [nan, inf, -inf, 0.0, -0.0, 5e-324], [nan, nan, nan, 0.0, -0.0, 5e-324]),
         ("cos", [nan, inf, -inf, 0.0, -0.0, 5e-324], [nan, nan, nan, 1, 1, 1]),
-        ("cos_2pi", [nan, 0, 0.5, 1], [nan, 1, -1, 1]),
+        ("cos_2pi", [nan, 0, 0.5, 1, -3.5, 1e300, inf], [nan, 1, -1, 1, -1, 1, nan]),
     ],
 )  # fmt: skip
 def test_special_values(name: str, arguments: list[float], results: list[float]) -> None:

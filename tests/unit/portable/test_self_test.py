@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import platform
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -92,6 +93,13 @@ def test_other_arithmetic_is_found(
 ) -> None:
     monkeypatch.setattr(np, name, replacement)
     assert message in self_test.problem()
+
+
+def test_floats_of_python_are_tested_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """32-bit x86 can have a NumPy that rounds correctly, and a Python that does not."""
+    root = math.sqrt
+    monkeypatch.setattr(math, "sqrt", lambda x: root(x) * (1 + 2.0**-52))
+    assert "Python" in self_test.problem()
 
 
 @pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "tanh", "sigmoid", "cos_2pi"])

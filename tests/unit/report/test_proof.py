@@ -20,6 +20,7 @@ from distcnn.report.proof import commands, ledger
 from distcnn.report.records import RunRecords
 from distcnn.report.repetition import changed_flags
 from distcnn.training.receipt import Receipt
+from tests.conftest import MakeImageSet
 from tests.unit.report.conftest import MakeRecords
 
 
@@ -136,6 +137,18 @@ def test_a_named_image_set_that_cannot_be_used_leaves_the_older_page(
     assert main([str(run), "--data", str(tmp_path / "none.h5"), "--output", str(page)]) == 2
     assert "none.h5" in capsys.readouterr().err
     assert page.read_text() == "older"
+
+
+@pytest.mark.parametrize("arithmetic", ["native", "portable"])
+def test_what_the_same_bits_need_depends_on_the_arithmetic(
+    arithmetic: str, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    trainer = dc.Trainer("mlp", arithmetic=arithmetic)
+    trainer.fit(image_set(), max_steps=1, output=tmp_path / "run")
+    assert main([str(tmp_path / "run")]) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert ("same software and type of processor" in page) == (arithmetic == "native")
+    assert ("every machine gets the same bits" in page) == (arithmetic == "portable")
 
 
 def test_the_test_set_is_scored_as_the_run_scored_it(records: RunRecords) -> None:

@@ -20,7 +20,7 @@ from distcnn.training.checkpointing import restore_checkpoint
 from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
-from distcnn.training.fingerprint import deciding_differences
+from distcnn.training.fingerprint import deciding, differences, portable_would_agree
 from distcnn.training.loop import Loop
 from distcnn.training.receipt import Line, Receipt, read_receipt
 from distcnn.training.results import RECEIPT, RESULT, RunResult
@@ -170,7 +170,9 @@ def prepare_replay(
     directory, config = source.directory, receipt.configuration_at(step)
     given: dict[str, Any] = {"model": source.model} if source.model else {}
     own = config.own_code
-    together(communicator, lambda: require_trust(own, directory, given, source.trust_model))
+    together(
+        communicator, lambda: require_trust(own, directory, given, source.trust_model, ["model"])
+    )
     config = dataclasses.replace(for_replay(config, source.data), **given)
     together(communicator, lambda: require_outside(config.own_code.values(), directory))
     on_root(communicator, lambda: _require_data(directory, config.data))
@@ -291,14 +293,22 @@ def _compare_initial_weights(receipt: Receipt, run: Run) -> None:
 def warn_of_changes(receipt: Receipt, run: Run, say: Report) -> None:
     """Warn of each start of the run on other software, or with another source of own code."""
     before: list[str] = []
+    is_portable = run.config.is_portable
     for line in receipt.sessions:
-        found = deciding_differences(line.get("software", {}), run.software, run.config.is_portable)
+        software = line.get("software", {})
+        found = []
+        if software or not is_portable:
+            before_now = deciding(software, is_portable), deciding(run.software, is_portable)
+            found = differences(*before_now, ("in the run", "here"))
+        processor, remedy = "" if is_portable else " or another processor", ""
+        if found and portable_would_agree(software, run.software):
+            remedy = " (runs with --arithmetic portable have the same bits on both)"
         recorded = line.get("model_sources", run.model_sources)
         if changes := str(compare_sources(recorded, run.model_sources)):
             found.append(f"the source of model {run.config.model!r}: {changes}")
         if found and found != before:
             say(
-                f"warning: from step {line['step']} on the run used other software than is"
-                f" installed here, so bits may differ: {'; '.join(found)}"
+                f"warning: from step {line['step']} on the run used other software"
+                f"{processor} than there is here, so bits may differ: {'; '.join(found)}{remedy}"
             )
         before = found

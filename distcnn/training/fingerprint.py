@@ -26,7 +26,7 @@ PRODUCTS = ((20, 25, 9216), (50, 500, 256), (100, 800, 16), (64, 1500, 64))
 """(m, k, n) of matrix products as networks have them; with large k, whose blocks differ first."""
 FUNCTION_VALUES = 4099
 
-LABELS = {"arithmetic": "products", "environment": "kernel variables"}
+LABELS = {"arithmetic": "hash of products", "environment": "kernel selection"}
 """What messages call an entry; the others have the names that they are recorded under."""
 OF_DISTCNN = ("distcnn", "sources")
 """On what the bits of portable arithmetic depend."""

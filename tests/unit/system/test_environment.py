@@ -49,12 +49,12 @@ def test_the_fingerprint_has_sources_variables_and_results(monkeypatch: pytest.M
     before = fingerprint()
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     (found,) = differences(before, fingerprint())
-    assert found.startswith("kernel variables was ")
+    assert found.startswith("kernel selection was ")
     assert before["sources"] in sources_sha256()
     assert before["arithmetic"] in arithmetic_sha256()
     assert differences({"numpy": "2"}, {"numpy": "2", "sources": "ab"}) == [
         "sources was not recorded, is 'ab'"
     ]
     assert differences({"arithmetic": "1f"}, {"arithmetic": "2a"}, ("on rank 0", "on rank 3")) == [
-        "products is '1f' on rank 0, '2a' on rank 3"
+        "hash of products is '1f' on rank 0, '2a' on rank 3"
     ]

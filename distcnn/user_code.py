@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from itertools import zip_longest
@@ -62,17 +62,23 @@ def own_code(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def require_trust(
-    own: Mapping[str, str], file: str | Path, given: Mapping[str, Any], trusted: bool
+    own: Mapping[str, str],
+    file: str | Path,
+    given: Mapping[str, Any],
+    trusted: bool,
+    flags: Collection[str] = CODE_FIELDS,
 ) -> None:
     """Refuse to import user code (see ``own_code``) that only ``file`` names.
 
-    What the command line (``given``) repeats is confirmed; so is all if ``trusted``.
+    What the command line (``given``) repeats is confirmed; so is all if ``trusted``. ``flags`` are
+    the fields for which the command has a flag.
     """
     for field, name in own.items():
         if name != given.get(field) and not trusted:
+            repeat = f", or name it yourself: --{field} {name!r}" if field in flags else ""
             raise InputError(
                 f"{file} names the {field} {name!r}, and importing it runs its code: if you trust"
-                f" it, give {TRUST_FLAG}, or to train, repeat it (--{field} {name!r})"
+                f" it, give {TRUST_FLAG}{repeat}"
             )
 
 

@@ -15,13 +15,14 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.distributed import Communicator, on_root
+from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.random_streams import MAX_SEED
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
-from distcnn.training.comparison import Different, problem_of_files
-from distcnn.training.parting import find_parting
+from distcnn.training.comparison import OF_MACHINES, Different, problem_of_files
+from distcnn.training.parting import Parting, find_parting
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.replay import Replayed, Source, replay
 from distcnn.training.results import RESULT, SHA256SUMS
@@ -170,7 +171,10 @@ def verify_sample(
 def verify_pair(
     one: Source, other: Source, records_only: bool, communicator: Communicator, say: Report
 ) -> int:
-    """Print where two runs part, and what differs between them; the exit code."""
+    """Print where two runs part, and what differs between them; the exit code.
+
+    ``JointError`` if nothing of them can be compared.
+    """
     with Span(READ_RUN):
         records = on_root(
             communicator, lambda: (read_records(one.directory), read_records(other.directory))
@@ -180,7 +184,7 @@ def verify_pair(
     none = "configuration, data, software and environment: no difference"
     for line in differences_of_settings(*records) or [none]:
         say(line)
-    found, lengths = compare_records(*records), [each.receipt.last_step for each in records]
+    found, shorter = compare_records(*records), min(records, key=lambda each: each.last_step)
     broken = [f"{each.name}: {each.receipt.problem}" for each in records if each.receipt.problem]
     for line in broken:
         say(line)
@@ -191,17 +195,27 @@ def verify_pair(
             say(line)
         text = found.text
         if not records_only:
-            text = find_parting((one, other), records, found, communicator, say)
-    elif not found.agreeing:
-        text = "no step has its weights or loss recorded in both"
+            at = found.part_at
+            text = find_parting((one, other), records, at, text, communicator, say).text
     elif broken:
         text = f"{broken[0]} ({found.compared})"
-    elif lengths[0] == lengths[1]:
-        say(f"identical: steps 0 to {lengths[0]} ({found.compared})")
+    elif found.agreeing:
+        say(f"identical{found.extent(*records)} ({found.compared})")
         return IDENTICAL
     else:
-        ends = (f"{each.name} ends at step {each.receipt.last_step}" for each in records)
-        text = f"{', '.join(ends)}; all that both recorded is the same ({found.compared})"
+        nothing = "no step has its weights or loss recorded in both"
+        last, parting = shorter.last_step, Parting(nothing)
+        if last and not records_only:
+            parting = find_parting((one, other), records, last, nothing, communicator, say)
+        if parting.are_same:
+            say(f"identical up to step {last}, where {shorter.name} ends (replayed; {nothing})")
+            return IDENTICAL
+        if not parting.part:
+            raise JointError(
+                f"nothing to compare: {parting.text}: train both with the same --check-every, such"
+                " as --check-every 10"
+            )
+        text = parting.text
     say(f"different: {text}")
     return DIFFERENT
 
@@ -223,6 +237,10 @@ def unchecked(run: Path, replayed: Replayed, whole: bool = False) -> list[str]:
         return [*found, f"{RESULT} and {WEIGHTS}, which are written at the end of a run"]
     if not (run / BEST_WEIGHTS).exists():
         found.append(f"{BEST_WEIGHTS}, which is missing")
+    missing = []
+    if replayed.receipt.is_portable:
+        missing = [name for name in OF_MACHINES if not (run / name).exists()]
+    found += [f"{name}, which is missing" for name in missing]
     about_times = (
         f"they match {SHA256SUMS}" if (run / SHA256SUMS).exists() else f"{SHA256SUMS} is missing"
     )

@@ -25,9 +25,11 @@ ONE_ENVIRONMENT = (
 INSTALL = (
     "install it (pip install . in distcnn's folder) into the environment in which the ranks start"
 )
+OR_PORTABLE = ", or train with --arithmetic portable"
+"""The remedy for differences on which the bits of portable arithmetic do not depend."""
 ONE_KIND_OF_HOST = (
-    "request hosts of one kind (srun --constraint); OPENBLAS_CORETYPE is not enough, because"
-    " OpenBLAS 0.3.34 and newer choose block sizes by the processor regardless"
+    f"request hosts of one kind (srun --constraint){OR_PORTABLE}; OPENBLAS_CORETYPE is not enough,"
+    " because OpenBLAS 0.3.34 and newer choose block sizes by the processor regardless"
 )
 SAME_SOFTWARE = "all ranks need the same software to get the same bits"
 ROUNDING = "different processors and BLAS kernels round differently"
@@ -39,7 +41,7 @@ def software() -> Found:
     if sys.version_info < LEAST_PYTHON:
         text = f"{version} is too old: distcnn needs 3.11 or newer"
         yield Finding(BAD, "python", text, INSTALL)
-    yield Same("python", version, SAME_SOFTWARE, ONE_ENVIRONMENT)
+    yield Same("python", version, SAME_SOFTWARE, ONE_ENVIRONMENT + OR_PORTABLE)
     of_rank_0 = OF_RANK_0 if launcher.declared_rank(os.environ) == 0 else ()
     for module in ("numpy", "threadpoolctl", "h5py", *of_rank_0):
         yield from _library(module)
@@ -54,7 +56,7 @@ def software() -> Found:
     yield Same("processor", host.processor(), ROUNDING, ONE_KIND_OF_HOST, WARNING)
     settings = [f"{name}={value}" for name, value in kernel_variables(os.environ).items()]
     text = ", ".join(settings) or "no variables that select kernels"
-    why, remedy = "these variables select kernels", "set them in the job script"
+    why, remedy = "these variables select kernels", f"set them in the job script{OR_PORTABLE}"
     yield Same("environment", text, why, remedy, WARNING)
 
 
@@ -69,7 +71,7 @@ def _library(module: str) -> Found:
     if problem := too_old(module, version):
         yield Finding(BAD, name, problem, INSTALL)
     elif module == "numpy":
-        yield Same(name, version, SAME_SOFTWARE, ONE_ENVIRONMENT)
+        yield Same(name, version, SAME_SOFTWARE, ONE_ENVIRONMENT + OR_PORTABLE)
     elif module == "h5py":
         build = " built for MPI" if library.get_config().mpi else ""
         text = f"h5py {version}{build}, HDF5 {library.version.hdf5_version}"

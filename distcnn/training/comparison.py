@@ -17,13 +17,15 @@ from distcnn.training import results
 from distcnn.training.checkpointing import RunRecorder
 from distcnn.training.line_files import SPEED, columns_of, table_of
 from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, rewritten_line, whole_lines
-from distcnn.training.results import METRICS, METRICS_TABLE, RESULT, RunResult
+from distcnn.training.results import ENVIRONMENT, METRICS, METRICS_TABLE, RESULT, TIMINGS, RunResult
 
 NOT_REPLAYED = (
     *(SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target"),
     "spot_checks",
 )
 """What a replay cannot reproduce, or does not do."""
+OF_MACHINES = ENVIRONMENT, TIMINGS
+"""Files of a portable run of which a replay reproduces nothing."""
 THE_RECEIPT = "the receipt"
 
 
@@ -177,7 +179,9 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
         problem = problem or _problem_of_table(run, receipt)
     except InputError as error:
         return str(error)
-    return problem or results.damage_of(run)
+    if not problem and (damage := results.damage_of(run, may_lack=OF_MACHINES)):
+        return f"{damage}; all that was replayed is as recorded, the weights too"
+    return problem or None
 
 
 def _problem_of_table(run: Path, receipt: Receipt) -> str:

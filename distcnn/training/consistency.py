@@ -13,7 +13,13 @@ from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError, TrainingError
 from distcnn.nn import PORTABLE, Parameters
 from distcnn.optim import Updater
-from distcnn.training.fingerprint import deciding, differences, fingerprint
+from distcnn.training.fingerprint import (
+    OF_DISTCNN,
+    deciding,
+    differences,
+    fingerprint,
+    portable_would_agree,
+)
 from distcnn.user_code import Sources, compare_sources, sha256_of
 
 
@@ -63,24 +69,27 @@ def same_software(
     own = fingerprint()
     everyone = communicator.allgather(deciding(own, is_portable))
     if rank := _first_other(everyone):
-        what = "; ".join(differences(everyone[0], everyone[rank]))
+        remedy = "install the same distcnn on all hosts"
+        if portable_would_agree(everyone[0], everyone[rank]):
+            remedy = "use hosts of one kind with the same software, or --arithmetic portable"
         report(
             f"warning: rank {rank} on {communicator.hosts[rank]} has different software"
-            f"{'' if is_portable else ' or a different processor'} than rank 0 ({what}): the bits"
-            " depend on which rank computes which shard"
+            f"{'' if is_portable else ' or a different processor'} than rank 0"
+            f" ({_differences(everyone, rank)}): the bits depend on which rank computes which"
+            f" shard: {remedy}"
         )
     return communicator.broadcast(own)
 
 
 def require_comparable(arithmetic: str, communicator: Communicator) -> None:
     """``JointError`` on all ranks where spot checks would find differences without any fault."""
-    names = ("distcnn", "sources") if arithmetic == PORTABLE else ()
+    names = OF_DISTCNN if arithmetic == PORTABLE else ()
     everyone = [
         {name: value for name, value in each.items() if not names or name in names}
         for each in communicator.allgather(fingerprint())
     ]
     if rank := _first_other(everyone):
-        what = "; ".join(differences(everyone[0], everyone[rank]))
+        what = _differences(everyone, rank)
         remedy = "install the same distcnn on all hosts"
         if not names:
             remedy = "start a run with --arithmetic portable, or use hosts of one kind"
@@ -111,6 +120,12 @@ def check_same_data(datasets: list[DatasetInfo]) -> None:
             f" {other}, not {one}): give all ranks the same arrays, or a file that all hosts share"
             " or have a copy of"
         )
+
+
+def _differences(everyone: Sequence[dict[str, str]], rank: int) -> str:
+    """What differs between rank 0 and ``rank``."""
+    places = "on rank 0", f"on rank {rank}"
+    return "; ".join(differences(everyone[0], everyone[rank], places))
 
 
 def _first_other(everyone: Sequence[object]) -> int:

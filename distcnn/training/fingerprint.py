@@ -26,6 +26,11 @@ PRODUCTS = ((20, 25, 9216), (50, 500, 256), (100, 800, 16), (64, 1500, 64))
 """(m, k, n) of matrix products as networks have them; with large k, whose blocks differ first."""
 FUNCTION_VALUES = 4099
 
+LABELS = {"arithmetic": "hash of products", "environment": "kernel selection"}
+"""What messages call an entry; the others have the names that they are recorded under."""
+OF_DISTCNN = ("distcnn", "sources")
+"""On what the bits of portable arithmetic depend."""
+
 
 def fingerprint() -> dict[str, str]:
     """Everything that must be equal for results to have the same bits."""
@@ -79,7 +84,7 @@ def deciding(software: dict[str, str], is_portable: bool) -> dict[str, str]:
     """The part of a fingerprint on which bits depend: in portable arithmetic distcnn alone."""
     if not is_portable:
         return software
-    return {name: software[name] for name in ("distcnn", "sources") if name in software}
+    return {name: software[name] for name in OF_DISTCNN if name in software}
 
 
 def deciding_differences(
@@ -91,12 +96,24 @@ def deciding_differences(
     return differences(deciding(before, is_portable), deciding(now, is_portable))
 
 
-def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """The differences, as text."""
-    was, is_now = ({name: repr(value) for name, value in each.items()} for each in (before, now))
-    none = "not recorded"
-    return [
-        f"{name} was {was.get(name, none)}, is {is_now.get(name, none)}"
-        for name in {**was, **is_now}
-        if was.get(name) != is_now.get(name)
-    ]
+def portable_would_agree(one: dict[str, str], other: dict[str, str]) -> bool:
+    """Whether portable arithmetic has the same bits with both, of which native may have others."""
+    return deciding(one, True) == deciding(other, True)
+
+
+def differences(
+    one: dict[str, str], other: dict[str, str], places: tuple[str, str] | None = None
+) -> list[str]:
+    """The differences, as text: before and now, or in two ``places`` such as "on rank 0"."""
+    found = []
+    for name in {**one, **other}:
+        if one.get(name) != other.get(name):
+            first, second = (
+                repr(each[name]) if name in each else "not recorded" for each in (one, other)
+            )
+            label = LABELS.get(name, name)
+            if places:
+                found.append(f"{label} is {first} {places[0]}, {second} {places[1]}")
+            else:
+                found.append(f"{label} was {first}, is {second}")
+    return found

@@ -20,7 +20,7 @@ from distcnn.nn.layer import Array
 from distcnn.system.wording import counted, first_few
 from distcnn.training.comparison import Different, Noting, read_metrics
 from distcnn.training.replay import Replay, Source, prepare_replay
-from distcnn.training.run_comparison import Records, RecordsCompared, first_and_more
+from distcnn.training.run_comparison import Records, first_and_more
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
@@ -50,17 +50,29 @@ class Side:
         return Replay(self.source, receipt, self.run, checkpoint, last, metrics, Noting)
 
 
+@dataclass(frozen=True)
+class Parting:
+    """What replaying two runs side by side has found."""
+
+    text: str
+    are_same: bool = False
+    """Whether both are the same in every step, as are what they recorded of it."""
+    part: bool = False
+    """Whether they part."""
+
+
 def find_parting(
     sources: tuple[Source, Source],
     records: tuple[Records, Records],
-    found: RecordsCompared,
+    last: int,
+    recorded: str,
     communicator: Communicator,
     say: Report,
-) -> str:
-    """Where two runs part whose records differ, as exactly as this machine can tell. Collective.
+) -> Parting:
+    """Where two runs part up to step ``last``, as exactly as this machine can tell. Collective.
 
-    ``say`` takes lines on the way: what cannot be replayed, and whose records this machine
-    reproduces.
+    ``recorded`` is what their records say. ``say`` takes lines on the way: what cannot be replayed,
+    and whose records this machine reproduces.
     """
     sides = []
     for source, each in zip(sources, records, strict=True):
@@ -74,14 +86,15 @@ def find_parting(
         except (JointError, Different) as error:
             report(f"cannot be replayed here: {error}")
     if len(sides) < len(sources):
-        return f"{found.text} (from the records; where the runs part, only replaying both can tell)"
+        only = "from the records; where the runs part, only replaying both can tell"
+        return Parting(f"{recorded} ({only})")
     one, other = sides
     if shapes := different_shapes(one, other):
-        return shapes
+        return Parting(shapes, part=True)
     for side, without in ((one, other), (other, one)):
         if alone := [name for name in side.run.model.names if name not in without.run.model.names]:
             say(f"layers only in {side.name}: {first_few(alone)}")
-    return _replay_both((one, other), found.part_at, found.text, say)
+    return _replay_both((one, other), last, recorded, say)
 
 
 def different_shapes(one: Side, other: Side) -> str:
@@ -98,9 +111,9 @@ def different_shapes(one: Side, other: Side) -> str:
     return ""
 
 
-def _replay_both(sides: tuple[Side, Side], last: int, recorded: str, say: Report) -> str:
+def _replay_both(sides: tuple[Side, Side], last: int, recorded: str, say: Report) -> Parting:
     """Replay both, from the latest checkpoint that is the same in both, to step ``last`` at most,
-    and compare their states after every step; where they part, as text. Collective.
+    and compare their states after every step until they part. Collective.
     """
     one, other = sides
     communicator = one.run.communicator
@@ -110,25 +123,41 @@ def _replay_both(sides: tuple[Side, Side], last: int, recorded: str, say: Report
     ranks = f"{counted(communicator.world_size, 'rank')} ({communicator.description})"
     say(f"replaying both on {ranks}: from step {begun} on, to step {last} at most")
     state = _different_state(replays)
-    where = f": at the beginning, {state}" if state else ""
+    where, stuck = f": at the beginning, {state}" if state else "", ""
     while step < last and not where:
         step, before = step + 1, one.run.parameters.values.copy()
-        where = _go_on(sides, replays, step)
+        where = stuck = _go_on(sides, replays, step)
         if not where and (state := _different_state(replays)):
             where = f"{explain(one, other, step - 1, before)}; after the step, {state}"
-    others = []
-    for side, replay in zip(sides, replays, strict=True):
-        lines = (*side.records.metrics, *side.records.receipt.lines)
-        if problem := replay.comparison.problem:
-            others.append(side.name)
-            say(f"{side.name}: this machine does not reproduce its records: {problem}")
-        elif any(begun < line["step"] <= step for line in lines):
-            say(f"{side.name}: this machine reproduces its records up to step {step}")
+    reached = step
+    if not stuck and step < last:  # what is recorded of them is known only there
+        stuck = _go_on(sides, replays, last)
+        reached = last
+    checked = [_reproduces(*each, begun, reached, say) for each in zip(sides, replays, strict=True)]
+    others = [side.name for side, same in zip(sides, checked, strict=True) if same is False]
     if where:
-        return f"step {step}{where}"
-    changed = f": the records of {' and '.join(others)} were changed, or made on a machine that"
+        here = f" (replayed here, unlike the records of {' and '.join(others)})" if others else ""
+        return Parting(f"step {step}{where}{here}", part=True)
     text = f"{recorded}; replayed here, both are the same up to step {step}"
-    return f"{text}{changed} computes other bits or is faulty" if others else text
+    if others:
+        changed = f"the records of {' and '.join(others)} were changed, or made on a machine that"
+        return Parting(f"{text}: {changed} computes other bits or is faulty")
+    return Parting(text, are_same=True in checked)
+
+
+def _reproduces(side: Side, replay: Replay, begun: int, last: int, say: Report) -> bool | None:
+    """Tell whether the replay of steps after ``begun`` gave what was recorded; None if nothing
+    was.
+    """
+    lines = (*side.records.metrics, *side.records.receipt.lines)
+    if problem := replay.comparison.problem:
+        say(f"{side.name}: this machine does not reproduce its records: {problem}")
+        return False
+    if any(begun < line["step"] <= last for line in lines):
+        say(f"{side.name}: this machine reproduces its records up to step {last}")
+        return True
+    say(f"{side.name}: nothing is recorded up to step {last} to compare its replay with")
+    return None
 
 
 def _common_checkpoint(
@@ -204,9 +233,12 @@ def explain(one: Side, other: Side, at: int, before: Array) -> str:
     runs = one.run, other.run
     gradients = [run.training_step.reducer.gradient.copy() for run in runs]
     rates = [run.schedule.learning_rate(at) for run in runs]
+    after = [run.parameters.values.copy() for run in runs]
     for run in runs:
         run.parameters.assign(before)
     own = _first_shard(one, other, at)
+    for run, values in zip(runs, after, strict=True):
+        run.parameters.assign(values)
     if first := min((each for each in runs[0].communicator.allgather(own) if each), default=None):
         return ", shard {}: {}".format(*first)
     for name, span in one.run.parameters.slices.items():

@@ -69,6 +69,11 @@ class Receipt:
         return self.environment or self.starts
 
     @property
+    def lacks_environment(self) -> bool:
+        """Whether the ``environment.jsonl`` of a portable run is missing."""
+        return self.is_portable and not self.environment
+
+    @property
     def last_step(self) -> int:
         return int(self.lines[-1]["step"])
 

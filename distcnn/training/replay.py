@@ -12,6 +12,7 @@ from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.checkpoints.weights import INITIAL_WEIGHTS
 from distcnn.config import Config
 from distcnn.distributed import Communicator, on_root, together
+from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
@@ -20,10 +21,10 @@ from distcnn.training.checkpointing import restore_checkpoint
 from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
-from distcnn.training.fingerprint import deciding_differences
+from distcnn.training.fingerprint import deciding, differences, portable_would_agree
 from distcnn.training.loop import Loop
 from distcnn.training.receipt import Line, Receipt, read_receipt
-from distcnn.training.results import RECEIPT, RESULT, RunResult
+from distcnn.training.results import ENVIRONMENT, METRICS, RECEIPT, RESULT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report
 from distcnn.training.selection import best_weights
@@ -170,12 +171,14 @@ def prepare_replay(
     directory, config = source.directory, receipt.configuration_at(step)
     given: dict[str, Any] = {"model": source.model} if source.model else {}
     own = config.own_code
-    together(communicator, lambda: require_trust(own, directory, given, source.trust_model))
+    together(
+        communicator, lambda: require_trust(own, directory, given, source.trust_model, ["model"])
+    )
     config = dataclasses.replace(for_replay(config, source.data), **given)
     together(communicator, lambda: require_outside(config.own_code.values(), directory))
     on_root(communicator, lambda: _require_data(directory, config.data))
     run = prepare_run(config, communicator, say, directory=directory)
-    _compare_data(receipt, run)
+    _compare_data(receipt, run, is_named=bool(source.data))
     _compare_initial_weights(receipt, run)
     warn_of_changes(receipt, run, say)
     return run
@@ -193,6 +196,7 @@ def _read(
             f"--from-step {from_step} --to-step {last}: the receipt covers steps 0 to"
             f" {receipt.last_step}"
         )
+    require_metrics(directory)
     if problem := cut_off(directory, receipt):
         return receipt, None, [], problem
     checkpoint = None
@@ -213,6 +217,14 @@ def _read(
             " compare: give another --to-step, such as the last step of an epoch"
         )
     return receipt, checkpoint, metrics, ""
+
+
+def require_metrics(directory: Path) -> None:
+    """``InputError`` if ``directory`` has no metrics: only a receipt is no run."""
+    if not os.path.lexists(directory / METRICS):
+        raise InputError(
+            f"{directory / METRICS} is missing: name the whole run directory of distcnn.train"
+        )
 
 
 def cut_off(directory: Path, receipt: Receipt) -> str:
@@ -262,18 +274,26 @@ def for_replay(config: Config, data: str | None) -> Config:
     return dataclasses.replace(config, **here, data=data or config.data)
 
 
-def _compare_data(receipt: Receipt, run: Run) -> None:
-    """``Different`` when the image set is not the recorded one."""
+def _compare_data(receipt: Receipt, run: Run, is_named: bool) -> None:
+    """``Different`` when the image set is not the recorded one; ``JointError`` if neither the user
+    nor the run has named it.
+    """
     for line in receipt.starts:
         recorded = line.get("dataset", {})
         for name, value in run.dataset_record.identity.items():
             # Of a set that was moved, or of a portable run, made again, names may differ.
             may_differ = name not in OF_THE_IMAGES if run.config.is_portable else name in NAMES
             if recorded.get(name) != value and not may_differ:
-                raise Different(
-                    f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"
-                    f" receipt, but {value} in {run.dataset.path}"
+                found = (
+                    f"the image set's {name} is {recorded.get(name)} in the receipt, but {value} in"
+                    f" {run.dataset.path}"
                 )
+                if receipt.lacks_environment and not is_named:
+                    raise JointError(
+                        f"{found}: {ENVIRONMENT}, which says where the image set was, is missing:"
+                        " name the image set with --data FILE.h5"
+                    )
+                raise Different(f"step {line['step']}: {found}")
 
 
 def _compare_initial_weights(receipt: Receipt, run: Run) -> None:
@@ -291,14 +311,22 @@ def _compare_initial_weights(receipt: Receipt, run: Run) -> None:
 def warn_of_changes(receipt: Receipt, run: Run, say: Report) -> None:
     """Warn of each start of the run on other software, or with another source of own code."""
     before: list[str] = []
+    is_portable = run.config.is_portable
     for line in receipt.sessions:
-        found = deciding_differences(line.get("software", {}), run.software, run.config.is_portable)
+        software = line.get("software", {})
+        found = []
+        if software or not is_portable:
+            before_now = deciding(software, is_portable), deciding(run.software, is_portable)
+            found = differences(*before_now, ("in the run", "here"))
+        processor, remedy = "" if is_portable else " or another processor", ""
+        if found and portable_would_agree(software, run.software):
+            remedy = " (runs with --arithmetic portable have the same bits on both)"
         recorded = line.get("model_sources", run.model_sources)
         if changes := str(compare_sources(recorded, run.model_sources)):
             found.append(f"the source of model {run.config.model!r}: {changes}")
         if found and found != before:
             say(
-                f"warning: from step {line['step']} on the run used other software than is"
-                f" installed here, so bits may differ: {'; '.join(found)}"
+                f"warning: from step {line['step']} on the run used other software"
+                f"{processor} than there is here, so bits may differ: {'; '.join(found)}{remedy}"
             )
         before = found

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,8 +235,11 @@ def read_result(folder: Path) -> RunResult:
         return RunResult.from_json(json.loads(read_bytes(folder / RESULT)))
 
 
-def damage_of(folder: Path) -> str | None:
-    """The first file that does not match ``SHA256SUMS``, as text; None if there are no sums."""
+def damage_of(folder: Path, may_lack: Collection[str] = ()) -> str | None:
+    """The first file that does not match ``SHA256SUMS``, as text; None if there are no sums.
+
+    Those that it ``may_lack`` may be missing.
+    """
     if not os.path.lexists(folder / SHA256SUMS):
         return None
     try:
@@ -243,7 +247,10 @@ def damage_of(folder: Path) -> str | None:
             lines = read_bytes(folder / SHA256SUMS).decode().splitlines()
             listed = {name: sha256 for sha256, name in (line.split("  ") for line in lines)}
         for name in ALL_FILES:
-            if name in listed or os.path.lexists(folder / name):
+            is_there = os.path.lexists(folder / name)
+            if name in listed and not is_there and name not in may_lack:
+                return f"{name} is missing, although {SHA256SUMS} lists it"
+            if is_there:
                 with reading(name):
                     sha256 = hashlib.sha256(read_bytes(folder / name)).hexdigest()
                 if sha256 != listed.get(name):

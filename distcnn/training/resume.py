@@ -107,11 +107,11 @@ def read_stored(
 def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     """The stored configuration with the flags given now, which must not contradict it."""
     if contradicting := _contradictions(stored, request.given):
+        may_change = (field.name for field in dataclasses.fields(stored))
+        flags = ", ".join(as_flag(name) for name in may_change if name in stored.free)
         raise InputError(
-            f"--resume: the run in {directory} has other settings: {contradicting}:"
-            " leave them out, or start a new run (only these may change: epochs, max_steps,"
-            " patience, target_accuracy, output, how often to log, test and save, time-outs,"
-            " tracing, the path of the same data; with portable arithmetic also threads_per_rank)"
+            f"--resume {directory}: you gave {contradicting}: leave that out, or start a new run"
+            f" (only these may change: {flags})"
         )
     here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distcnn.config import as_flag
+from distcnn.distributed import Communicator
 from distcnn.system.files import read_bytes, reading
 from distcnn.system.wording import counted, first_few
+from distcnn.training.fingerprint import LABELS
 from distcnn.training.line_files import SPEED
 from distcnn.training.receipt import MALFORMED, Line, Receipt, read_receipt, whole_lines
-from distcnn.training.results import METRICS, RECEIPT
+from distcnn.training.results import ENVIRONMENT, METRICS, RECEIPT
 from distcnn.user_code import compare_sources
 
 NOT_COMPARED = {"output", "source", "expect_ranks"}
@@ -41,10 +43,15 @@ class Records:
     metrics: list[Line]
 
     @property
+    def last_step(self) -> int:
+        """The last step of which anything is recorded."""
+        return self.receipt.last_step
+
+    @property
     def extent(self) -> str:
         """How far it went, as text."""
         ended = "finished" if self.receipt.ended else "not finished"
-        return f"{counted(self.receipt.last_step, 'step')}, {ended}"
+        return f"{counted(self.last_step, 'step')}, {ended}"
 
 
 def read_records(directory: Path) -> Records:
@@ -73,6 +80,19 @@ class RecordsCompared:
         hashes = sum(ORDER[key.place] == "weights" for key in self.agreeing)
         others = counted(len(self.agreeing) - hashes, "other line")
         return f"compared: {counted(hashes, 'weight hash')}, {others}"
+
+    def extent(self, one: Records, other: Records) -> str:
+        """How far two runs are identical of which nothing differs, as the end of a text."""
+        if one.last_step == other.last_step:
+            return f": steps 0 to {one.last_step}"
+        shorter, longer = sorted((one, other), key=lambda each: each.last_step)
+        last = self.agreeing[-1].step
+        if last == shorter.last_step:
+            return f" up to step {last}, where {shorter.name} ends"
+        return (
+            f" up to step {last}, the last that both recorded; {shorter.name} ends at step"
+            f" {shorter.last_step}, {longer.name} at step {longer.last_step}"
+        )
 
     @property
     def part_at(self) -> int:
@@ -170,20 +190,42 @@ def differences_of_settings(one: Records, other: Records) -> list[str]:
             f" {now.get(name, missing)} in {other.name}"
             for name in {**before, **now}
             if before.get(name) != now.get(name) and name not in skipped
+            if not lacking or (name in before and name in now)
         ]
 
     missing = "not recorded"
+    lacking = [each.name for each in (one, other) if each.receipt.lacks_environment]
     sources = (each.receipt.sessions[-1].get("model_sources", {}) for each in (one, other))
     changes = str(compare_sources(*sources))
     return [
+        *(f"{each}: {ENVIRONMENT} is missing: what it says is not compared" for each in lacking),
         *_configuration(one, other),
         *([f"source of the model, from {one.name} to {other.name}: {changes}"] if changes else []),
         *listed("initial weights", lambda start: start.get("initial_weights", {})),
         *listed("data", lambda start: start.get("dataset", {})),
-        *listed("software", lambda start: start.get("software", {})),
-        *listed("environment", lambda start: {"ranks": start.get("world_size")}),
-        *listed("environment", lambda start: start.get("machine", {})),
+        *listed("software", _software),
+        *listed("environment", _environment),
     ]
+
+
+def _software(start: Line) -> Line:
+    """The software of a start, as it is printed."""
+    recorded = start.get("software", {})
+    return {LABELS.get(name, name): value or "none" for name, value in recorded.items()}
+
+
+def _environment(start: Line) -> Line:
+    """The ranks and hosts of a start, as they are printed."""
+    machine = dict(start.get("machine", {}))
+    found = {"number of ranks": start["world_size"]} if "world_size" in start else {}
+    if isinstance(hosts := machine.pop("ranks_by_host", None), dict):
+        found["placement"] = ", ".join(
+            f"{counted(ranks, 'rank') if isinstance(ranks, int) else ranks} on {host}"
+            for host, ranks in hosts.items()
+        )
+    if mpi := machine.pop("mpi", ""):
+        found["MPI"] = "none" if mpi == Communicator.description else mpi
+    return found | machine
 
 
 def _values(parts: Iterable[Line]) -> dict[str, str]:

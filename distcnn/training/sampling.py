@@ -25,7 +25,14 @@ from distcnn.training.checkpointing import EXAMPLES_USED, make_checkpoint, parse
 from distcnn.training.comparison import Different, read_metrics
 from distcnn.training.ledger import all_entries
 from distcnn.training.receipt import Line, Receipt, read_receipt
-from distcnn.training.replay import Replay, Replayed, Source, cut_off, prepare_replay
+from distcnn.training.replay import (
+    Replay,
+    Replayed,
+    Source,
+    cut_off,
+    prepare_replay,
+    require_metrics,
+)
 from distcnn.training.results import METRICS, RECEIPT
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report
@@ -82,6 +89,7 @@ class Sample:
 def draw_sample(directory: Path, count: int, seed: int, say: Report) -> Sample:
     """Draw ``count`` stretches of the run in ``directory``, or all if there are no more."""
     receipt = read_receipt(directory)
+    require_metrics(directory)
     stretches, damaged = stretches_of(directory, receipt)
     for reason in damaged[1:]:
         say(f"warning: {reason}")

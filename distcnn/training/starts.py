@@ -20,7 +20,7 @@ from distcnn.distributed import Communicator
 from distcnn.system.files import read_bytes
 from distcnn.system.host import processor
 from distcnn.training.checkpointing import parse_checkpoint
-from distcnn.training.fingerprint import deciding_differences
+from distcnn.training.fingerprint import deciding_differences, portable_would_agree
 from distcnn.training.receipt import Line
 from distcnn.training.results import ENVIRONMENT, RECEIPT
 from distcnn.training.resume import ResumePoint, changed_lengths
@@ -71,10 +71,12 @@ def record_start(
     start = start_of(run)
     is_portable, before = run.config.is_portable, parsed.software if parsed else run.software
     if changes := deciding_differences(before, run.software, is_portable):
-        where = "" if is_portable else " or on another processor"
+        where, remedy = "" if is_portable else " or on another processor", ""
+        if portable_would_agree(before, run.software):
+            remedy = " (a new run with --arithmetic portable would keep its bits)"
         report(
             f"warning: the run was started with other software{where}; its bits may differ from"
-            f" here on: {'; '.join(changes)}"
+            f" here on: {'; '.join(changes)}{remedy}"
         )
     if is_portable:
         if point:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 
-from distcnn.config import STEPS_TRACED, Config
+from distcnn.config import STEPS_TRACED, Config, as_flag
 from distcnn.config_parsing import make_parser, parse_request
 from distcnn.errors import InputError
+from tests.conftest import ROOT
 
 
 def parse_config(arguments: list[str]) -> Config:
@@ -195,3 +197,10 @@ def test_an_unknown_key_comes_with_a_guess(key: str, guess: str, tmp_path: Path)
     (tmp_path / "c.toml").write_text(f"{key} = 1\n")
     with pytest.raises(InputError, match=f"unknown key '{key}': did you mean '{guess}'"):
         parse_config(["--config", str(tmp_path / "c.toml")])
+
+
+def test_the_page_on_resuming_names_every_flag_that_may_change() -> None:
+    page = (ROOT / "docs" / "failures.md").read_text()
+    (item,) = re.findall(r"These may\s+change: (.*?)\n- ", page, re.DOTALL)
+    flags = {as_flag(name) for name in Config(arithmetic="portable").free}
+    assert set(re.findall("--[a-z-]+", item)) == flags

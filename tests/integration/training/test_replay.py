@@ -234,12 +234,10 @@ def test_altered_metrics_are_found(name: str, first: int, checked_copy: Path) ->
         replay(checked_copy, None, first, None, Communicator(), print)
 
 
-def test_missing_and_damaged_metrics_are_found(checked_copy: Path) -> None:
+def test_damaged_metrics_are_found(checked_copy: Path) -> None:
     text = (checked_copy / "metrics.jsonl").read_bytes()
-    for damaged in (None, b"", text[:-20], b"\xff" + text, b"[" * 100_000 + b"\n"):
-        (checked_copy / "metrics.jsonl").unlink(missing_ok=True)
-        if damaged is not None:
-            (checked_copy / "metrics.jsonl").write_bytes(damaged)
+    for damaged in (b"", text[:-20], b"\xff" + text, b"[" * 100_000 + b"\n"):
+        (checked_copy / "metrics.jsonl").write_bytes(damaged)
         with pytest.raises(Different, match=r"metrics\.jsonl"):
             replay(checked_copy, None, 0, None, Communicator(), print)
 

@@ -278,7 +278,10 @@ def test_all_flags_that_contradict_the_run_are_named(copy: Path) -> None:
     line = refuse(copy, *given, "--epochs", "9")
     named = re.findall(r"(--[a-z-]+) (\S+) \(the run has", line)
     assert {word for pair in named for word in pair} == set(given)
-    assert "--epochs" not in line
+    refused, may_change = line.split("only these may change: ")
+    assert "--epochs" not in refused
+    assert "--epochs, " in may_change
+    assert "--threads-per-rank" not in may_change
     assert "--seed 1 (the run has 0)" in refuse(copy, "--seed", "1", "--microbatch-size", "8")
 
 

@@ -169,6 +169,11 @@ def test_the_first_layer_is_named(model: str, what: str, trained: Train, compare
     assert lines[-1].startswith(f"different: {where}")
     begun = max((each for each in store_of(one).steps() if each <= step), default=0)
     assert any(f": from step {begun} on, to step " in line for line in lines)
+    for run in (one, other):  # also where they part before the first line that differs
+        assert any(
+            line.startswith(f"{run}: this machine reproduces its records up to step ")
+            for line in lines
+        )
 
 
 def test_a_layer_that_only_one_run_has_is_named(trained: Train, compare: Compare) -> None:
@@ -264,13 +269,54 @@ def test_a_run_that_went_on_is_the_same_until_then(
 ) -> None:
     resume(checked_copy, "--epochs", "4")
     code, lines = compare(checked, checked_copy)
-    assert code == 1
+    assert code == 0
     assert f"configuration: --epochs is 3 in {checked}, 4 in {checked_copy} (from step 12 on)" in (
         lines
     )
-    assert lines[-1].startswith(
-        f"different: {checked} ends at step 12, {checked_copy} ends at step 16; all that both"
-    )
+    text = f"identical up to step 12, where {checked} ends (compared: 6 weight hashes, "
+    assert lines[-1].startswith(text)
+    assert compare(checked_copy, checked)[1][-1] == lines[-1]
+
+
+def test_a_longer_run_is_the_same_up_to_the_last_step_that_both_recorded(
+    trained: Train, compare: Compare
+) -> None:
+    one, other = (trained(f"{steps}", max_steps=steps, log_every=50) for steps in (5, 9))
+    code, lines = compare(one, other)
+    assert code == 0
+    text = f"identical up to step 4, the last that both recorded; {one} ends at step 5, {other} at"
+    assert lines[-1].startswith(f"{text} step 9 (compared: 2 weight hashes, ")
+
+
+@pytest.mark.parametrize("arithmetic", ["native", "portable"])
+def test_runs_with_nothing_recorded_in_both_are_replayed(
+    arithmetic: str, trained: Train, compare: Compare
+) -> None:
+    rare = {"check_every": 100, "log_every": 100, "arithmetic": arithmetic}
+    one, other = (trained(f"{steps}", max_steps=steps, **rare) for steps in (2, 3))
+    for pair in ((one, other), (other, one)):
+        code, lines = compare(*pair)
+        assert code == 0
+        assert lines[-1].startswith(f"identical up to step 2, where {one} ends (replayed; no step")
+        assert f"{one}: this machine reproduces its records up to step 2" in lines
+    third = trained("third", max_steps=3, seed=1, **rare)
+    code, lines = compare(one, third)
+    assert code == 1
+    assert lines[-1].startswith("different: step 0: at the beginning, the weights differ")
+
+
+def test_runs_with_nothing_to_compare_are_neither_different_nor_identical(
+    trained: Train, tmp_path: Path, compare: Compare
+) -> None:
+    rare = {"check_every": 100, "log_every": 100}
+    one, other = (trained(f"{steps}", max_steps=steps, **rare) for steps in (2, 3))
+    changed = altered(one, tmp_path / "changed", 2, "conv1.bias")
+    for flags in ((one, other, "--records-only"), (changed, other)):
+        code, lines = compare(*flags)
+        assert code == 2
+        assert "error: nothing to compare: no step has its weights or loss recorded" in lines[-1]
+        assert "--check-every" in lines[-1]
+    assert f"the records of {changed} were changed, or made on a machine" in lines[-1]
 
 
 def test_a_run_that_was_resumed_with_other_flags_parts_there(
@@ -289,7 +335,9 @@ def test_software_environment_and_source_are_listed_line_by_line(
 ) -> None:
     lines = receipt(checked_copy)
     lines[0]["software"]["numpy"] = "1.0"
-    lines[0]["machine"]["processor"] = "another"
+    lines[0]["machine"] |= {"processor": "another", "ranks_by_host": {"a": 1, "b": 2}}
+    lines[0]["machine"]["mpi"] = "MPICH 5.0.2"
+    lines[0]["software"]["arithmetic"] = "5d48"
     lines[0]["model_sources"] = {"mine": "x = 1"}
     write_receipt(checked_copy, lines)
     code, printed = compare(checked, checked_copy)
@@ -299,6 +347,13 @@ def test_software_environment_and_source_are_listed_line_by_line(
     assert any(
         line.startswith("environment: processor is ")
         and line.endswith(f"another in {checked_copy}")
+        for line in printed
+    )
+    assert any(line.endswith(f"1 rank on a, 2 ranks on b in {checked_copy}") for line in printed)
+    assert f"environment: MPI is none in {checked}, MPICH 5.0.2 in {checked_copy}" in printed
+    assert any(
+        line.startswith("software: hash of products is ")
+        and line.endswith(f"5d48 in {checked_copy}")
         for line in printed
     )
     assert any(line.endswith(": module mine is new") for line in printed)
@@ -313,6 +368,41 @@ def test_a_portable_run_has_its_environment_beside_the_receipt(
     assert code == 0
     assert f"configuration: --threads-per-rank is auto in {one}, 16 in {other}" in lines
     assert f"software: blas_threads is 1 in {one}, 2 in {other}" in lines
+    (other / "environment.jsonl").unlink()
+    code, lines = compare(one, other)
+    assert code == 0
+    assert f"{other}: environment.jsonl is missing: what it says is not compared" in lines
+    assert not any(line.startswith(("software: ", "environment: ", "data: ")) for line in lines)
+
+
+def test_files_that_are_missing_are_named(
+    trained: Train, image_set: MakeImageSet, compare: Compare
+) -> None:
+    """A replay does not need those about machines, which are not checked then."""
+    run, data = trained("run", arithmetic="portable"), ["--data", image_set()]
+    (run / "environment.jsonl").unlink()
+    code, lines = compare(run, *data)
+    assert code == 0
+    assert lines[-2].startswith("identical: steps 0 to 12")
+    assert "environment.jsonl, which is missing" in lines[-1]
+    assert "timings.jsonl" not in lines[-1]
+    other = write_image_set(run.parent / "other.h5", train=204)
+    code, lines = compare(run, "--data", other)
+    assert code == 1
+    assert "different: step 0: the image set's content_sha256 is " in lines[-1]
+    code, lines = compare(run)  # on the default image set, if there is one
+    assert code == 2
+    assert "--data FILE.h5" in lines[-1]
+    (run / "metrics.csv").unlink()
+    code, lines = compare(run, *data)
+    assert code == 1
+    assert "different: step 12: metrics.csv is missing, although SHA256SUMS lists it" in lines[-1]
+    assert "the weights too" in lines[-1]
+    (run / "metrics.jsonl").unlink()
+    for flags in ([], ["--sample", "1"]):
+        code, (line,) = compare(run, *data, *flags)
+        assert code == 2
+        assert f"{run}/metrics.jsonl is missing: name the whole run directory" in line
 
 
 def test_a_receipt_that_was_edited_is_not_identical(

@@ -227,3 +227,12 @@ def test_layers_that_round_differently_are_found(monkeypatch: pytest.MonkeyPatch
     assert (good.state, bad.state) == (GOOD, BAD)
     assert "layers" in bad.text
     assert "--arithmetic native" in bad.remedy
+
+
+@pytest.mark.parametrize("check", [software.software, None])
+def test_what_portable_arithmetic_does_not_depend_on_is_said(check: Any) -> None:
+    found = check() if check else sums.products(Communicator(), argparse.Namespace())
+    told = {each.name: "--arithmetic portable" in each.remedy for each in found}
+    assert told.pop("distcnn", False) is told.pop("hdf5", False) is False
+    assert told
+    assert all(told.values())

@@ -225,7 +225,10 @@ def test_ranks_of_another_kind_are_a_warning_in_native_arithmetic_only(is_portab
     for ranks.other in (OTHER_MACHINE, {**fingerprint(), "distcnn": "0.1"}):
         assert consistency.same_software(ranks, said.append, is_portable) == fingerprint()
     assert len(said) == (1 if is_portable else 2)
-    assert "distcnn was '" in said[-1]
+    assert "'0.1' on rank 1): " in said[-1]
+    assert "install the same distcnn" in said[-1]
+    if not is_portable:
+        assert "--arithmetic portable" in said[0]
 
 
 def test_threads_may_not_change_in_a_native_run(left_alone: Path, image_set: MakeImageSet) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
-from distcnn.user_code import own_code, require_outside, require_trust
+from distcnn.user_code import CODE_FIELDS, own_code, require_outside, require_trust
 
 
 def test_what_confirms_a_model_in_a_file(tmp_path: Path) -> None:
@@ -24,6 +24,18 @@ def test_what_confirms_a_model_in_a_file(tmp_path: Path) -> None:
         assert parse_request([*config, *more]).config.model == model
     with pytest.raises(InputError, match=r"c\.toml names the model 'mine:network'"):
         parse_request(config)
+
+
+def test_the_refusal_names_only_flags_that_the_command_has() -> None:
+    for field, flags, has_flag in (
+        ("model", ["model"], True),
+        ("loss", ["model"], False),
+        ("loss", CODE_FIELDS, True),
+    ):
+        with pytest.raises(InputError) as refused:
+            require_trust({field: "mine:x"}, "run", {}, trusted=False, flags=flags)
+        assert (f"or name it yourself: --{field} 'mine:x'" in str(refused.value)) == has_flag
+        assert "--trust-model" in str(refused.value)
 
 
 @pytest.mark.parametrize("model", ["lenet", "no-such"])

@@ -53,8 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
             "Replay a run, alone or under a launcher on any number of ranks, and compare every line"
             " of its receipt.jsonl and metrics.jsonl, its result.json and its weights. Prints"
             " 'identical' (exit code 0), or the first step and parameter that differ (exit code 1)."
-            " With RUN_B, compare two runs: where they part, and what differs between them. Nothing"
-            " is written."
+            " With RUN_B, compare two runs, as far as both go: where they part, and what differs."
+            " Nothing is written."
         ),
     )
     run = "run directory of distcnn.train, finished or not"

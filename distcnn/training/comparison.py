@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,15 @@ from distcnn.training import results
 from distcnn.training.checkpointing import RunRecorder
 from distcnn.training.line_files import SPEED, columns_of, table_of
 from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, rewritten_line, whole_lines
-from distcnn.training.results import ENVIRONMENT, METRICS, METRICS_TABLE, RESULT, TIMINGS, RunResult
+from distcnn.training.results import (
+    ENVIRONMENT,
+    METRICS,
+    METRICS_TABLE,
+    RECEIPT,
+    RESULT,
+    TIMINGS,
+    RunResult,
+)
 
 NOT_REPLAYED = (
     *(SPEED, "train_seconds", "test_seconds", "bookkeeping_seconds", "seconds_to_target"),
@@ -136,6 +145,24 @@ class Noting(Comparison):
             except Different as found:
                 self.problem = str(found)
         return None
+
+
+def require_metrics(directory: Path) -> None:
+    """``InputError`` if ``directory`` has no metrics: only a receipt is no run."""
+    if not os.path.lexists(directory / METRICS):
+        raise InputError(
+            f"{directory / METRICS} is missing: name the whole run directory of distcnn.train"
+        )
+
+
+def cut_off(directory: Path, receipt: Receipt) -> str:
+    """A text if the receipt of a finished run has lost its end; else empty."""
+    if receipt.ended or not (directory / RESULT).exists():
+        return ""
+    return (
+        f"{RECEIPT} has no line after step {receipt.last_step}, although the run has finished"
+        f" ({RESULT}): its end was cut off"
+    )
 
 
 def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> list[Line]:

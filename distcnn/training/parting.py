@@ -129,15 +129,14 @@ def _replay_both(sides: tuple[Side, Side], last: int, recorded: str, say: Report
         where = stuck = _go_on(sides, replays, step)
         if not where and (state := _different_state(replays)):
             where = f"{explain(one, other, step - 1, before)}; after the step, {state}"
-    reached = step
-    if not stuck and step < last:  # what is recorded of them is known only there
-        stuck = _go_on(sides, replays, last)
-        reached = last
-    checked = [_reproduces(*each, begun, reached, say) for each in zip(sides, replays, strict=True)]
+    if not stuck and step < last:  # both have recorded that step
+        _go_on(sides, replays, last)
+    checked = [_reproduces(*each, begun, say) for each in zip(sides, replays, strict=True)]
     others = [side.name for side, same in zip(sides, checked, strict=True) if same is False]
     if where:
-        here = f" (replayed here, unlike the records of {' and '.join(others)})" if others else ""
-        return Parting(f"step {step}{where}{here}", part=True)
+        if others:
+            where += f" (as replayed here, where {' and '.join(others)} cannot be reproduced)"
+        return Parting(f"step {step}{where}", part=True)
     text = f"{recorded}; replayed here, both are the same up to step {step}"
     if others:
         changed = f"the records of {' and '.join(others)} were changed, or made on a machine that"
@@ -145,10 +144,11 @@ def _replay_both(sides: tuple[Side, Side], last: int, recorded: str, say: Report
     return Parting(text, are_same=True in checked)
 
 
-def _reproduces(side: Side, replay: Replay, begun: int, last: int, say: Report) -> bool | None:
-    """Tell whether the replay of steps after ``begun`` gave what was recorded; None if nothing
-    was.
+def _reproduces(side: Side, replay: Replay, begun: int, say: Report) -> bool | None:
+    """Say and return whether the replay of steps after ``begun`` gave what was recorded; None if
+    nothing was.
     """
+    last = replay.state.step
     lines = (*side.records.metrics, *side.records.receipt.lines)
     if problem := replay.comparison.problem:
         say(f"{side.name}: this machine does not reproduce its records: {problem}")

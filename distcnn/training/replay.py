@@ -18,13 +18,21 @@ from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
 from distcnn.training.arguments import ARRAYS
 from distcnn.training.checkpointing import restore_checkpoint
-from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
+from distcnn.training.comparison import (
+    THE_RECEIPT,
+    Comparison,
+    Different,
+    cut_off,
+    difference,
+    read_metrics,
+    require_metrics,
+)
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
 from distcnn.training.fingerprint import deciding, differences, portable_would_agree
 from distcnn.training.loop import Loop
 from distcnn.training.receipt import Line, Receipt, read_receipt
-from distcnn.training.results import ENVIRONMENT, METRICS, RECEIPT, RESULT, RunResult
+from distcnn.training.results import ENVIRONMENT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report
 from distcnn.training.selection import best_weights
@@ -217,24 +225,6 @@ def _read(
             " compare: give another --to-step, such as the last step of an epoch"
         )
     return receipt, checkpoint, metrics, ""
-
-
-def require_metrics(directory: Path) -> None:
-    """``InputError`` if ``directory`` has no metrics: only a receipt is no run."""
-    if not os.path.lexists(directory / METRICS):
-        raise InputError(
-            f"{directory / METRICS} is missing: name the whole run directory of distcnn.train"
-        )
-
-
-def cut_off(directory: Path, receipt: Receipt) -> str:
-    """A text if the receipt of a finished run has lost its end; else empty."""
-    if receipt.ended or not (directory / RESULT).exists():
-        return ""
-    return (
-        f"{RECEIPT} has no line after step {receipt.last_step}, although the run has finished"
-        f" ({RESULT}): its end was cut off"
-    )
 
 
 def _require_data(directory: Path, data: str) -> None:

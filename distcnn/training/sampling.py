@@ -22,17 +22,10 @@ from distcnn.spans import READ_RUN, Span
 from distcnn.system.files import read_bytes, reading
 from distcnn.system.wording import counted
 from distcnn.training.checkpointing import EXAMPLES_USED, make_checkpoint, parse_checkpoint
-from distcnn.training.comparison import Different, read_metrics
+from distcnn.training.comparison import Different, cut_off, read_metrics, require_metrics
 from distcnn.training.ledger import all_entries
 from distcnn.training.receipt import Line, Receipt, read_receipt
-from distcnn.training.replay import (
-    Replay,
-    Replayed,
-    Source,
-    cut_off,
-    prepare_replay,
-    require_metrics,
-)
+from distcnn.training.replay import Replay, Replayed, Source, prepare_replay
 from distcnn.training.results import METRICS, RECEIPT
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import Report

@@ -138,6 +138,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", metavar="DIR", default="runs", help="folder for results (default: runs)"
     )
+    parser.add_argument(
+        "--arithmetic",
+        choices=("native", "portable"),
+        default="native",
+        help="that of the training: portable runs may use hosts of several kinds (default: native)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write findings and measurements as JSON")
     parser.add_argument(
         "--threads-per-rank",

@@ -11,6 +11,7 @@ from distcnn.distributed import Communicator
 from distcnn.doctor import files, sums, world
 from distcnn.doctor.findings import BAD, Finding, Ranks, Report, Same, attempt
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.nn import PORTABLE
 from distcnn.spans import MEASURE, Span
 
 NAME = "distcnn.doctor"
@@ -61,7 +62,8 @@ def _examine(
     local: list[Finding | Same],
     options: argparse.Namespace,
 ) -> int:
-    ranks = Ranks(dict(enumerate(communicator.hosts)))
+    is_portable = options.arithmetic == PORTABLE
+    ranks = Ranks(dict(enumerate(communicator.hosts)), is_portable=is_portable)
 
     def merged(found: Iterable[Finding | Same]) -> list[Finding]:
         return ranks.merge(dict(enumerate(communicator.allgather(list(found)))))

@@ -36,13 +36,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Same:
-    """A value that must be the same on all ranks: why, and the remedy and state if it is not."""
+    """A value that must be the same on all ranks: why, and the remedy and state if it is not. Only
+    native arithmetic depends on one that is ``of_native``.
+    """
 
     name: str
     value: str
     why: str
     remedy: str
     state: str = BAD
+    of_native: bool = False
 
 
 Found = Iterator[Finding | Same]
@@ -50,10 +53,13 @@ Found = Iterator[Finding | Same]
 
 @dataclass(frozen=True)
 class Ranks:
-    """The hosts of the known ranks, by rank; ``declared`` is the number of all if not all are."""
+    """The hosts of the known ranks, by rank; ``declared`` is the number of all if not all are.
+    ``is_portable``: they will train in portable arithmetic.
+    """
 
     hosts: Mapping[int, str]
     declared: int = 0
+    is_portable: bool = False
 
     def text(self, ranks: Iterable[int]) -> str:
         """Name ranks, as in "on ranks 2-3 (host b)"; empty if there is only one rank in all."""
@@ -87,6 +93,8 @@ class Ranks:
             same, text = next(iter(texts)), ", ".join(texts.values())
             if len(texts) == 1:
                 merged.append(Finding(GOOD, name, text))
+            elif same.of_native and self.is_portable:
+                merged.append(Finding(GOOD, name, f"{text}: portable runs do not depend on it"))
             else:
                 merged.append(Finding(same.state, name, f"{text}: {same.why}", same.remedy))
         names = [finding.name for finding in ranks_of]

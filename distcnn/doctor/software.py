@@ -41,7 +41,7 @@ def software() -> Found:
     if sys.version_info < LEAST_PYTHON:
         text = f"{version} is too old: distcnn needs 3.11 or newer"
         yield Finding(BAD, "python", text, INSTALL)
-    yield Same("python", version, SAME_SOFTWARE, ONE_ENVIRONMENT + OR_PORTABLE)
+    yield Same("python", version, SAME_SOFTWARE, ONE_ENVIRONMENT + OR_PORTABLE, of_native=True)
     of_rank_0 = OF_RANK_0 if launcher.declared_rank(os.environ) == 0 else ()
     for module in ("numpy", "threadpoolctl", "h5py", *of_rank_0):
         yield from _library(module)
@@ -49,15 +49,15 @@ def software() -> Found:
         from distcnn.distributed.blas_threads import blas_description, limit_blas_threads
 
         limit_blas_threads()
-        yield Same("blas", blas_description(), ROUNDING, ONE_KIND_OF_HOST)
+        yield Same("blas", blas_description(), ROUNDING, ONE_KIND_OF_HOST, of_native=True)
     sources = f"{distcnn.__version__}, sources {sources_sha256()[:12]}"
     remedy = f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH"
     yield Same("distcnn", sources, SAME_SOFTWARE, remedy)
-    yield Same("processor", host.processor(), ROUNDING, ONE_KIND_OF_HOST, WARNING)
+    yield Same("processor", host.processor(), ROUNDING, ONE_KIND_OF_HOST, WARNING, of_native=True)
     settings = [f"{name}={value}" for name, value in kernel_variables(os.environ).items()]
     text = ", ".join(settings) or "no variables that select kernels"
     why, remedy = "these variables select kernels", f"set them in the job script{OR_PORTABLE}"
-    yield Same("environment", text, why, remedy, WARNING)
+    yield Same("environment", text, why, remedy, WARNING, of_native=True)
 
 
 def _library(module: str) -> Found:
@@ -71,7 +71,7 @@ def _library(module: str) -> Found:
     if problem := too_old(module, version):
         yield Finding(BAD, name, problem, INSTALL)
     elif module == "numpy":
-        yield Same(name, version, SAME_SOFTWARE, ONE_ENVIRONMENT + OR_PORTABLE)
+        yield Same(name, version, SAME_SOFTWARE, ONE_ENVIRONMENT + OR_PORTABLE, of_native=True)
     elif module == "h5py":
         build = " built for MPI" if library.get_config().mpi else ""
         text = f"h5py {version}{build}, HDF5 {library.version.hdf5_version}"

@@ -140,7 +140,9 @@ def portable(communicator: Communicator, options: argparse.Namespace) -> Found:
 def products(communicator: Communicator, options: argparse.Namespace) -> Found:
     """Matrix products and functions of fixed operands."""
     text = f"matrix products, exp and log give {arithmetic_sha256()[:12]}"
-    yield Same("products", text, "ranks compute different bits", ONE_KIND + OR_PORTABLE)
+    yield Same(
+        "products", text, "ranks compute different bits", ONE_KIND + OR_PORTABLE, of_native=True
+    )
 
 
 def speed(communicator: Communicator, options: argparse.Namespace) -> Iterator[Finding]:

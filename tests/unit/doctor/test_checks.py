@@ -9,6 +9,7 @@ import json
 import threading
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,15 @@ def test_what_portable_arithmetic_does_not_depend_on_is_said(check: Any) -> None
     assert told.pop("distcnn", False) is told.pop("hdf5", False) is False
     assert told
     assert all(told.values())
+
+
+@pytest.mark.parametrize(("is_portable", "state"), [(False, BAD), (True, GOOD)])
+def test_portable_runs_may_use_hosts_of_several_kinds(is_portable: bool, state: str) -> None:
+    ranks = Ranks({0: "a", 1: "b"}, is_portable=is_portable)
+    values = [Same("blas", name, "why", "remedy", of_native=True) for name in ("x", "y")]
+    (found,) = ranks.merge({rank: [value] for rank, value in enumerate(values)})
+    assert found.state == state
+    assert "x on rank 0 (host a), y on rank 1 (host b)" in found.text
+    others = [replace(value, of_native=False) for value in values]
+    (found,) = ranks.merge({rank: [value] for rank, value in enumerate(others)})
+    assert found.state == BAD

@@ -119,9 +119,11 @@ PRECISIONS = [
 
 
 @pytest.mark.parametrize(("layers", "error"), PRECISIONS)
-@pytest.mark.parametrize("scale", [1, 1e-12, 1e-35, 1e20])
+@pytest.mark.parametrize(
+    ("scale", "grad_scale"), [(1, 1), (1e-12, 1e-12), (1e-35, 1), (1e20, 1), (1, 1e-36)]
+)
 def test_results_are_those_of_float64_to_the_bits_of_operands(
-    layers: list[Layer], error: float, scale: float
+    layers: list[Layer], error: float, scale: float, grad_scale: float
 ) -> None:
     shape, count = (8, 9, 12), 5
     ours, expected = (
@@ -130,7 +132,8 @@ def test_results_are_those_of_float64_to_the_bits_of_operands(
     )
     rng = np.random.default_rng(7)
     x = (rng.standard_normal((*shape, count)) * scale).astype(np.float32)
-    grad_output = rng.standard_normal((*ours.output_shape, count)).astype(np.float32)
+    grads = rng.standard_normal((*ours.output_shape, count)) * grad_scale
+    grad_output = grads.astype(np.float32)
     for network in (ours, expected):
         network.parameters.assign(without_bias(network))
     with numpy_settings():

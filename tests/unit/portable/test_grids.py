@@ -90,6 +90,28 @@ def test_rounding_in_float32_gives_the_same(values: list[float], scale: int, bit
     assert not np.signbit(x[x == 0]).any()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [(np.float32, FLOAT32_ROUNDED_BITS), (np.float64, ROUNDED_BITS)]
+)
+def test_the_most_bits_hold_for_all_numbers_up_to_the_bound(
+    dtype: type[np.floating], bits: int
+) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, 2000).astype(dtype)
+    found = np.empty_like(x)
+    round_by(anchor(1, bits, precision_of(dtype)), x, found)
+    assert_array_equal(found, np.rint(x.astype(np.longdouble) * 2.0**bits) / 2.0**bits)
+
+
+def test_longer_sums_are_split_so_that_operands_keep_18_bits() -> None:
+    assert operand_bits(2**40) == operand_bits(MOST_TERMS) == 18
+
+
+def test_products_of_the_smallest_operands_do_not_underflow() -> None:
+    smallest, largest = TINY / 2.0**PRECISION, LIMIT * MOST_TERMS
+    assert smallest**2 > np.finfo(np.float64).tiny
+    assert largest**2 < np.finfo(np.float64).max
+
+
 def test_ties_go_to_even_by_hand() -> None:
     found, bound = rounded(np.array([4.0, 0.5, 1.5, 2.5, -0.5, -1.5, 0.75, -0.0]), 3)
     assert bound == 8

@@ -113,7 +113,8 @@ PRECISIONS = [
     ([WINOGRAD], 1e-4),
     ([Conv2d(24, 3, padding=1), AvgPool2d(2)], 1e-4),
     ([Conv2d(24, 5)], 1e-4),
-    ([Conv2d(24, (3, 2))], 1e-4),
+    ([Conv2d(24, (3, 2))], 5e-4),
+    ([Conv2d(64, (4, 2), padding=2)], 5e-4),
     ([Conv2d(24, (2, 7), padding=(0, 3))], 1e-4),
 ]
 

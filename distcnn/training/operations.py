@@ -23,16 +23,19 @@ from distcnn.training.syntax import (
     LOCAL,
     Scope,
     has_names,
+    imported_from,
     is_self,
     is_size,
     locals_of,
     nodes_of,
+    parsed,
     scope_of,
     statements,
 )
 from distcnn.user_code import INSTALLED
 
 UNREADABLE = OSError, TypeError, SyntaxError, ValueError, RecursionError, MemoryError
+MOST_WRAPPERS = 50
 KNOWN = {"distcnn", "numpy", *sys.stdlib_module_names}
 """Packages whose operations are known by name (``nonportable.py``)."""
 
@@ -64,6 +67,13 @@ class Search:
 
     def read(self, item: Any) -> None:
         """Read a function, a class with its bases, or the class of any other object."""
+        try:
+            self._read(item)
+        except Exception:  # code of others, which may do anything when it is looked at
+            name = inspect.getattr_static(item, "__name__", "")
+            self.unread.append(name if isinstance(name, str) and name else type(item).__name__)
+
+    def _read(self, item: Any) -> None:
         item = _unwrapped(item)
         if operation := nonportable(item):
             self.found[operation[0]] = Operation(operation[0], "", 0, operation[1])
@@ -82,7 +92,7 @@ class Search:
         self._seen.add(id(item))
         try:
             lines, first = inspect.findsource(item)
-            nodes = nodes_of(item, ast.parse("".join(lines)), first + 1)
+            nodes = nodes_of(item, parsed("".join(lines)), first + 1)
             file = Path(inspect.getsourcefile(item) or inspect.getfile(item)).name
         except UNREADABLE:
             nodes, file = [], ""
@@ -97,7 +107,7 @@ class Search:
             return
         self._seen.add((module.__name__, name))
         try:
-            tree, file = ast.parse(inspect.getsource(module)), str(module.__file__)
+            tree, file = parsed(inspect.getsource(module)).tree, str(module.__file__)
         except UNREADABLE:
             return
         for node in statements(tree):
@@ -105,7 +115,7 @@ class Search:
             if any(getattr(each, "id", None) == name for each in targets):
                 self.read_tree(node, Path(file).name, vars(module))
             if isinstance(node, ast.ImportFrom):
-                source = sys.modules.get(node.module or "")
+                source = imported_from(node, vars(module))
                 originals = [each.name for each in node.names if name in (each.asname, each.name)]
                 if source:
                     for original in originals:
@@ -140,7 +150,7 @@ class _Reader(ast.NodeVisitor):
         self._search, self._file, self._scopes, self._owner = search, file, [scope], owner
 
     def visit_FunctionDef(self, node: Any) -> None:
-        self._scopes.append(locals_of(node))
+        self._scopes.append(locals_of(node, self._scopes[0]))
         self.generic_visit(node)
         self._scopes.pop()
 
@@ -232,15 +242,20 @@ class _Reader(ast.NodeVisitor):
 
 def _unwrapped(item: Any) -> Any:
     """The function in a partial, a method or a decorator such as ``functools.cache``."""
-    while not nonportable(item):  # NumPy's functions are decorated, too
+    for _ in range(MOST_WRAPPERS):
+        if nonportable(item):  # NumPy's functions are decorated, too
+            break
         if isinstance(item, functools.partial):
             item = item.func
         elif isinstance(item, MethodType):
             item = item.__func__
-        elif callable(item) and not isinstance(item, type) and hasattr(item, "__wrapped__"):
-            item = item.__wrapped__
-        else:
+        elif isinstance(item, type):
             break
+        else:
+            inner = inspect.getattr_static(item, "__wrapped__", LOCAL)
+            if inner is LOCAL:
+                break
+            item = inner
     return item
 
 

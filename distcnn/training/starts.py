@@ -55,6 +55,8 @@ def begin_recording(
                 f" {step} was made: the checkpoint's lines replace it"
             )
         directory.restore(texts["metrics"], texts["receipt"], texts.get("timings", ""))
+    else:
+        directory.metrics.append(b"")  # so that a run that ends early has the file, too
     record_start(run, directory, point, report)
     return directory
 

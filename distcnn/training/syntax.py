@@ -5,26 +5,57 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator, Mapping
-from types import FunctionType
+from dataclasses import dataclass
+from functools import lru_cache
+from types import FunctionType, ModuleType
 from typing import Any
 
+NAMING = ast.FunctionDef, ast.ClassDef, ast.MatchAs, ast.MatchStar, ast.ExceptHandler
+"""Statements and patterns that assign their ``name``."""
 Scope = Mapping[str, Any]
 LOCAL = object()
 """What a name means that the code itself assigns."""
 
 
-def nodes_of(item: Any, tree: ast.Module, first: int) -> list[ast.AST]:
+@dataclass(frozen=True)
+class Parsed:
+    """The syntax tree of a file, and the definitions in it by name."""
+
+    tree: ast.Module
+    definitions: Mapping[str, list[ast.AST]]
+
+
+@lru_cache(maxsize=64)
+def parsed(source: str) -> Parsed:
+    """The syntax tree of ``source``; ``SyntaxError`` and others as ``ast.parse``."""
+    tree = ast.parse(source)
+    definitions: dict[str, list[ast.AST]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            definitions.setdefault(getattr(node, "name", "<lambda>"), []).append(node)
+    return Parsed(tree, definitions)
+
+
+def imported_from(node: ast.ImportFrom, scope: Scope) -> ModuleType | None:
+    """The module from which a statement in a module of this scope imports."""
+    name = node.module or ""
+    if node.level:
+        package = str(scope.get("__package__") or "").rsplit(".", node.level - 1)[0]
+        name = f"{package}.{name}".removesuffix(".")
+    return sys.modules.get(name)
+
+
+def nodes_of(item: Any, source: Parsed, first: int) -> list[ast.AST]:
     """The syntax tree of a function or class that begins in line ``first``."""
     code = getattr(item, "__code__", None)
     wanted = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda) if code else ast.ClassDef
     nodes: list[ast.AST] = []
-    for node in ast.walk(tree):
+    for node in source.definitions.get(item.__name__, []):
         if isinstance(node, wanted):
-            name = getattr(node, "name", "<lambda>")
             decorators = getattr(node, "decorator_list", [])
             starts = min([node.lineno, *(each.lineno for each in decorators)])
             place = code.co_firstlineno if code else first
-            if name == item.__name__ and place in (starts, node.lineno):
+            if place in (starts, node.lineno):
                 nodes.append(node)
     return nodes
 
@@ -44,21 +75,25 @@ def scope_of(item: Any) -> Scope:
     return {**item.__globals__, **cells}
 
 
-def locals_of(function: ast.FunctionDef | ast.Lambda) -> Scope:
-    """The names that a function assigns, its arguments among them; what it imports is known."""
+def locals_of(function: ast.FunctionDef | ast.Lambda, scope: Scope) -> Scope:
+    """The names that a function in a module of this scope assigns, its arguments among them; what
+    it imports is known.
+    """
     found: dict[str, Any] = {}
     for node in ast.walk(function):
         if isinstance(node, ast.arg):
             found[node.arg] = LOCAL
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found[node.id] = LOCAL
+        elif isinstance(node, NAMING) and node is not function and node.name:
+            found[node.name] = LOCAL
     for node in ast.walk(function):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 name = alias.name if alias.asname else alias.name.partition(".")[0]
                 found[alias.asname or name] = sys.modules.get(name, LOCAL)
         elif isinstance(node, ast.ImportFrom):
-            module = sys.modules.get(node.module or "")
+            module = imported_from(node, scope)
             for alias in node.names:
                 found[alias.asname or alias.name] = getattr(module, alias.name, LOCAL)
     return found
@@ -82,7 +117,9 @@ def is_size(node: ast.AST) -> bool:
     if isinstance(node, ast.Tuple | ast.List):
         return all(map(is_size, node.elts))
     if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id == "len"
+        return isinstance(node.func, ast.Name) and node.func.id in ("len", "range")
+    if isinstance(node, ast.GeneratorExp | ast.ListComp):
+        return is_size(node.elt)
     if isinstance(node, ast.Subscript):
         return is_size(node.value)
     return isinstance(node, ast.Attribute) and node.attr in ("shape", "size", "ndim")

@@ -199,6 +199,50 @@ class Steep(nn.Sigmoid):
     assert set(found_in(made.Steep())) == {"distcnn.nn.Sigmoid.function"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from unittest.mock import call\ndef function(x):\n    marker = call\n    return x\n",
+        "class W:\n    def __getattr__(self, name):\n        return W()\n"
+        "    def __call__(self):\n        pass\nw = W()\ndef function(x):\n    return w(x)\n",
+        "class W:\n    def __getattr__(self, name):\n        raise KeyError(name)\n"
+        "    def __call__(self):\n        pass\nw = W()\ndef function(x):\n    return w(x)\n",
+        "class W:\n    def __hash__(self):\n        raise RuntimeError\nw = W()\n"
+        "def function(x):\n    return w\n",
+        f"def function(x):\n    return {' + '.join(['x'] * 2000)}\n",
+    ],
+)
+def test_odd_code_neither_stops_the_check_nor_makes_it_endless(text: str, module: Write) -> None:
+    search = Search()
+    search.read(module(text).function)
+    assert not search.found
+
+
+def test_relative_imports_and_names_of_nested_definitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "own_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "math.py").write_text("def exp(x):\n    return x\n")
+    (package / "constants.py").write_text("import numpy as np\nTABLE = np.exp(1)\n")
+    (package / "parts.py").write_text(
+        """from .constants import TABLE
+def portable(x):
+    from .math import exp
+    def sum(v):
+        return v
+    return sum(exp(x)) + sum(len(each) for each in x)
+def constant(x):
+    return TABLE * x
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    parts = importlib.import_module("own_package.parts")
+    assert found_in(parts.portable) == {}
+    assert found_in(parts.constant) == {"numpy.exp": (2, "exp")}
+
+
 def test_functions_of_installed_packages_are_not_checked(module: Write) -> None:
     text = "from scipy import ndimage\ndef function(x):\n    return ndimage.gaussian_filter(x, 1)\n"
     for made in (text, "def function(x):\n    return eval('x')\n"):

@@ -96,9 +96,8 @@ def total(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Any:
     """The sum along one or several axes: halves are added element by element until one is left
     (pairwise summation, whose error grows with the logarithm of the number of terms).
 
-    The order depends on shape and axes alone, not on how the array lies in memory. Terms along
-    several axes are taken in the order of their indices, the last of these axes fastest, whatever
-    their order in ``axis``.
+    The order depends only on the shape and the axes, not on the memory layout. Terms along several
+    axes are added in index order, the last axis varying fastest, whatever the order of ``axis``.
 
     Args:
         x: an array (or a number, whose total is itself).
@@ -201,7 +200,7 @@ def _product(x: Floats, y: Floats) -> Floats:
 
 
 def _axes(axis: Axis, dimensions: int) -> tuple[int, ...]:
-    """The axes that ``axis`` means in an array of so many dimensions, ascending."""
+    """The axes that ``axis`` selects in an array with this many dimensions, ascending."""
     if axis is None:
         return tuple(range(dimensions))
     given: tuple[object, ...] = axis if isinstance(axis, tuple) else (axis,)
@@ -211,7 +210,7 @@ def _axes(axis: Axis, dimensions: int) -> tuple[int, ...]:
     is_valid = all(-dimensions <= each < dimensions for each in numbers)
     axes = {each % dimensions for each in numbers} if is_valid else set()
     if len(axes) < len(numbers):
-        problem = "it names an axis twice" if is_valid else "there is no such axis"
+        problem = "an axis is repeated" if is_valid else "out of range"
         raise ArgumentError(
             f"axis is {axis!r}: {problem} (the array's number of dimensions is {dimensions})"
         )

@@ -7,10 +7,10 @@ depends on them.
 **Rounding to a grid.** Let B be a **bound**: a power of two above all magnitudes of an operand
 (their maximum is the same in any order), and b the bits that the operand may have. The operand is
 rounded to multiples of the spacing s = B * 2**-b, each element to the nearest: n * s with |n| <=
-2**b. With the **anchor** C = 1.5 * 2**52 * s that is ``(x + C) - C`` in float64: |x| <= 2**b * s
-<= 2**51 * s for b <= 51, so x + C lies in [2**52 * s, 2**53 * s], where float64 numbers are the
-multiples of s: the first operation rounds x to one (ties to even), and the second is exact. The
-result is never -0.
+2**b. With the **anchor** C = 1.5 * 2**52 * s that is ``(x + C) - C`` in float64. For b up to 51,
+|x| is at most 2**51 * s, so x + C is between 2**52 * s and 2**53 * s, where the float64 numbers are
+exactly the multiples of s: the first operation rounds x to one (ties to even), and the second is
+exact. The result is never -0.
 
 **Exactness.** Let X be on a grid of p bits with spacing s, and Y on one of q bits with spacing t. A
 product of an element of each is a multiple of s*t of magnitude up to 2**(p + q) * s*t. A sum of any

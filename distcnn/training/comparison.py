@@ -148,7 +148,7 @@ class Noting(Comparison):
 
 
 def require_metrics(directory: Path) -> None:
-    """``InputError`` if ``directory`` has no metrics: only a receipt is no run."""
+    """``InputError`` if ``directory`` has no metrics: a receipt alone is not a run."""
     if not os.path.lexists(directory / METRICS):
         raise InputError(
             f"{directory / METRICS} is missing: name the whole run directory of distcnn.train"

@@ -20,12 +20,14 @@ from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.random_streams import MAX_SEED
 from distcnn.spans import READ_RUN, Span
+from distcnn.system.files import read_bytes
 from distcnn.system.wording import counted
 from distcnn.training.comparison import OF_MACHINES, Different, problem_of_files
 from distcnn.training.parting import Parting, find_parting
 from distcnn.training.progress import NoProgress, Progress
+from distcnn.training.receipt import whole_lines
 from distcnn.training.replay import Replayed, Source, replay
-from distcnn.training.results import RESULT, SHA256SUMS
+from distcnn.training.results import METRICS, RESULT, SHA256SUMS
 from distcnn.training.run_comparison import (
     compare_records,
     differences_of_settings,
@@ -234,6 +236,10 @@ def unchecked(run: Path, replayed: Replayed, whole: bool = False) -> list[str]:
     found = [f"steps 1 to {replayed.from_step}"] if replayed.from_step and not whole else []
     found += ["checkpoints (each is checked when it is read)", "traces and pictures"]
     if replayed.result is None:
+        recorded = replayed.receipt.last_step
+        steps = [line["step"] for line in whole_lines(read_bytes(run / METRICS).decode())]
+        if steps and steps[-1] > recorded:  # of a run that was killed
+            found.append(f"metrics after step {recorded}, where the receipt ends")
         return [*found, f"{RESULT} and {WEIGHTS}, which are written at the end of a run"]
     if not (run / BEST_WEIGHTS).exists():
         found.append(f"{BEST_WEIGHTS}, which is missing")

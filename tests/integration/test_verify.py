@@ -320,6 +320,14 @@ def test_the_damaged_file_is_the_one_that_is_named(checked_copy: Path) -> None:
     assert_different(checked_copy, r"step 12: weights-best\.h5 is damaged \(")
 
 
+def test_metrics_beyond_the_receipt_are_said_not_to_be_checked(killed: Path) -> None:
+    kept = [line for line in receipt(killed) if line["step"] < 12]
+    write_receipt(killed, kept)
+    last = kept[-1]["step"]
+    assert json.loads((killed / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 12
+    assert f"metrics after step {last}, where the receipt ends" in verify(killed).stdout
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
